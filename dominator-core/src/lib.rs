@@ -1,0 +1,4 @@
+//! The core.
+#![forbid(unsafe_code)]
+
+pub mod authorise;
