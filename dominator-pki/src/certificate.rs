@@ -1,0 +1,366 @@
+//! Reading one certificate, strictly.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use dominator_core::authorise::{Identity, MethodPattern, Role};
+use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::der_parser::asn1_rs::Oid;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name, X509Version};
+use x509_parser::time::ASN1Time;
+
+use crate::error::{BadCertificate, Origin, PkiError};
+use crate::list;
+
+/// The object identifier of the extension that lists methods.
+pub const METHODS_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 9586, 100, 7, 1];
+/// The object identifier of the extension that lists groups.
+pub const GROUPS_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 9586, 100, 7, 2];
+/// What a role's URI in the subject alternative names begins with.
+pub const ROLE_URI: &str = "urn:dominator:role:";
+
+/// The longest certificate that is read, in bytes.
+pub const MAX_CERTIFICATE: usize = 64 * 1024;
+/// The most method patterns, and the most groups, in one certificate.
+pub const MAX_LIST: usize = 1024;
+/// The longest user name, in characters; X.509's own limit for common names.
+pub const MAX_USER: usize = 64;
+/// The longest group name, in bytes.
+pub const MAX_GROUP: usize = 256;
+const MAX_SERIAL: usize = 20;
+
+/// A certificate as it stands, nothing verified.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificate {
+    der: CertificateDer<'static>,
+    claims: Identity,
+    names: Vec<AlternativeName>,
+    issuer: String,
+    serial: Serial,
+    validity: Validity,
+    version: Version,
+}
+
+impl Certificate {
+    /// Reads a certificate from DER.
+    ///
+    /// # Errors
+    /// [`BadCertificate`] for everything that is not exactly as `docs/formats/certificates.md` says.
+    pub fn parse(der: &[u8]) -> Result<Self, BadCertificate> {
+        if der.len() > MAX_CERTIFICATE {
+            return Err(BadCertificate::TooLong { length: der.len(), limit: MAX_CERTIFICATE });
+        }
+        let (rest, parsed) =
+            X509Certificate::from_der(der).map_err(|error| BadCertificate::NotDer(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(BadCertificate::TrailingBytes(rest.len()));
+        }
+        parsed.extensions_map().map_err(|_| BadCertificate::DuplicateExtension)?;
+        let names = alternative_names(&parsed)?;
+        Ok(Self {
+            claims: claims(&parsed, &names)?,
+            names,
+            issuer: parsed.issuer().to_string(),
+            serial: Serial::from_bytes(parsed.raw_serial())?,
+            validity: Validity {
+                not_before: system_time(parsed.validity().not_before),
+                not_after: system_time(parsed.validity().not_after),
+            },
+            version: if parsed.version() == X509Version::V3 { Version::Three } else { Version::Older },
+            der: CertificateDer::from(der.to_vec()),
+        })
+    }
+
+    /// What the certificate claims. Nobody has verified it: for decisions use [`Trust::identify`](crate::Trust::identify).
+    pub fn unverified_claims(&self) -> &Identity {
+        &self.claims
+    }
+
+    /// The subject alternative names, in order.
+    pub fn alternative_names(&self) -> &[AlternativeName] {
+        &self.names
+    }
+
+    /// The issuer's distinguished name, for people. Never decide by it: anybody can claim a name.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The serial number.
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// From when until when.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// SHA-256 of the DER.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(Sha256::digest(&self.der).into())
+    }
+
+    /// The certificate itself.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// Whether the certificate binds its holder to host names or addresses.
+    pub(crate) fn names_a_host(&self) -> bool {
+        self.names.iter().any(|name| matches!(name, AlternativeName::Dns(_) | AlternativeName::Ip(_)))
+    }
+
+    /// TLS needs version 3.
+    pub(crate) fn require_version_three(&self, origin: Origin) -> Result<(), PkiError> {
+        match self.version {
+            Version::Three => Ok(()),
+            Version::Older => Err(PkiError::VersionOne { origin }),
+        }
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("claims", &self.claims)
+            .field("serial", &self.serial)
+            .field("fingerprint", &self.fingerprint())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    Three,
+    Older,
+}
+
+/// A subject alternative name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AlternativeName {
+    /// A host name.
+    Dns(String),
+    /// An address.
+    Ip(IpAddr),
+    /// A URI; roles are written so.
+    Uri(String),
+    /// Of another kind, in some readable form.
+    Other(String),
+}
+
+impl fmt::Display for AlternativeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(text) | Self::Uri(text) | Self::Other(text) => f.write_str(text),
+            Self::Ip(address) => address.fmt(f),
+        }
+    }
+}
+
+/// When a certificate may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// The first moment.
+    pub not_before: SystemTime,
+    /// The last moment.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// How much life is left at `now`; `None` when it is over.
+    pub fn remaining(&self, now: SystemTime) -> Option<Duration> {
+        self.not_after.duration_since(now).ok()
+    }
+
+    /// Checks that `now` lies within.
+    ///
+    /// # Errors
+    /// [`PkiError::Expired`] or [`PkiError::NotYetValid`], naming `origin`.
+    pub fn check(&self, now: SystemTime, origin: Origin) -> Result<(), PkiError> {
+        if now > self.not_after {
+            return Err(PkiError::Expired { origin, not_after: rfc3339(self.not_after) });
+        }
+        if now < self.not_before {
+            return Err(PkiError::NotYetValid { origin, not_before: rfc3339(self.not_before) });
+        }
+        Ok(())
+    }
+}
+
+/// `time` as people and programs read it: RFC 3339, UTC. Times outside the years 0 to 9999 come out as the nearest second
+/// within.
+pub fn rfc3339(time: SystemTime) -> String {
+    const LAST: i64 = 253_402_300_799;
+    const FIRST: i64 = -62_167_219_200;
+    let seconds = seconds(time).clamp(FIRST, LAST);
+    let time = OffsetDateTime::from_unix_timestamp(seconds)
+        .expect("invariant: clamped to the years that can be written");
+    time.format(&Rfc3339).expect("invariant: the years 0 to 9999 can be written")
+}
+
+/// A certificate's serial number: 1 to 20 bytes, positive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Serial(Vec<u8>);
+
+impl Serial {
+    /// The serial number's bytes, the most significant first, without leading zeros.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, BadCertificate> {
+        let digits: Vec<u8> = bytes.iter().copied().skip_while(|byte| *byte == 0).collect();
+        if digits.len() > MAX_SERIAL {
+            Err(BadCertificate::BadSerial(digits.len()))
+        } else {
+            Ok(Self(digits))
+        }
+    }
+}
+
+impl From<u128> for Serial {
+    fn from(number: u128) -> Self {
+        Self(number.to_be_bytes().into_iter().skip_while(|byte| *byte == 0).collect())
+    }
+}
+
+impl FromStr for Serial {
+    type Err = PkiError;
+
+    /// Reads a positive decimal number below 2^127.
+    fn from_str(text: &str) -> Result<Self, PkiError> {
+        match text.parse::<u128>() {
+            Ok(number) if number > 0 && number >> 127 == 0 => Ok(number.into()),
+            _ => {
+                Err(PkiError::BadRequest { what: "the serial must be a positive decimal number below 2^127" })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Serial {
+    /// Hexadecimal, two digits a byte.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.is_empty() {
+            true => f.write_str("00"),
+            false => self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
+}
+
+/// SHA-256 of a certificate's DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Seconds since 1970, negative before.
+pub(crate) fn seconds(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |seconds| -seconds),
+    }
+}
+
+/// A user name that can stand in certificates and logs.
+pub(crate) fn check_user(user: &str) -> Result<(), BadCertificate> {
+    let fits =
+        !user.trim().is_empty() && user.chars().count() <= MAX_USER && !user.chars().any(char::is_control);
+    fits.then_some(()).ok_or(BadCertificate::BadUser)
+}
+
+fn system_time(time: ASN1Time) -> SystemTime {
+    let offset = Duration::from_secs(time.timestamp().unsigned_abs());
+    if time.timestamp() < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
+}
+
+fn claims(parsed: &X509Certificate<'_>, names: &[AlternativeName]) -> Result<Identity, BadCertificate> {
+    let user = user(parsed.subject())?;
+    let methods = strings(parsed, METHODS_OID, "methods")?.into_iter().map(str::parse::<MethodPattern>);
+    let groups = strings(parsed, GROUPS_OID, "groups")?.into_iter().map(group);
+    Ok(Identity {
+        methods: methods.collect::<Result<_, _>>()?,
+        groups: groups.collect::<Result<_, _>>()?,
+        role: role(&user, names)?,
+        user,
+    })
+}
+
+/// The one common name. The reference takes the first non-empty one up the chain, so that a leaf without a name
+/// inherits its authority's; here a leaf speaks for itself or not at all.
+fn user(subject: &X509Name<'_>) -> Result<String, BadCertificate> {
+    let names: Vec<_> = subject.iter_common_name().collect();
+    let [name] = names.as_slice() else { return Err(BadCertificate::CommonNames(names.len())) };
+    let user = name.as_str().map_err(|_| BadCertificate::BadUser)?;
+    check_user(user)?;
+    Ok(user.into())
+}
+
+fn group(name: &str) -> Result<String, BadCertificate> {
+    let fits = !name.is_empty() && name.len() <= MAX_GROUP && !name.chars().any(char::is_control);
+    fits.then(|| name.into()).ok_or(BadCertificate::BadGroup)
+}
+
+/// A role's URI decides alone, and one we do not know grants nothing: a newer authority may know more roles than we.
+fn role(user: &str, names: &[AlternativeName]) -> Result<Option<Role>, BadCertificate> {
+    let mut roles = names.iter().filter_map(|name| match name {
+        AlternativeName::Uri(uri) => uri.strip_prefix(ROLE_URI),
+        AlternativeName::Dns(_) | AlternativeName::Ip(_) | AlternativeName::Other(_) => None,
+    });
+    match (roles.next(), roles.next()) {
+        (None, _) => Ok(Role::named(user)),
+        (Some(name), None) => Ok(Role::named(name)),
+        (Some(_), Some(_)) => Err(BadCertificate::SeveralRoles),
+    }
+}
+
+fn strings<'a>(
+    parsed: &'a X509Certificate<'_>,
+    oid: &[u64],
+    list: &'static str,
+) -> Result<Vec<&'a str>, BadCertificate> {
+    let oid = Oid::from(oid).expect("invariant: our object identifiers are well-formed");
+    let extension = parsed.get_extension_unique(&oid).map_err(|_| BadCertificate::DuplicateExtension)?;
+    extension.map_or(Ok(Vec::new()), |found| {
+        list::decode(found.value, MAX_LIST).map_err(|source| BadCertificate::BadList { list, source })
+    })
+}
+
+fn alternative_names(parsed: &X509Certificate<'_>) -> Result<Vec<AlternativeName>, BadCertificate> {
+    let extension = parsed.subject_alternative_name().map_err(|_| BadCertificate::BadAlternativeName)?;
+    let names = extension.map_or(&[][..], |found| found.value.general_names.as_slice());
+    names.iter().map(alternative_name).collect()
+}
+
+fn alternative_name(name: &GeneralName<'_>) -> Result<AlternativeName, BadCertificate> {
+    match name {
+        GeneralName::DNSName(host) => Ok(AlternativeName::Dns((*host).into())),
+        GeneralName::URI(uri) => Ok(AlternativeName::Uri((*uri).into())),
+        GeneralName::IPAddress(bytes) => address(bytes).map(AlternativeName::Ip),
+        GeneralName::Invalid(..) => Err(BadCertificate::BadAlternativeName),
+        GeneralName::OtherName(..)
+        | GeneralName::RFC822Name(_)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::RegisteredID(_) => Ok(AlternativeName::Other(name.to_string())),
+    }
+}
+
+fn address(bytes: &[u8]) -> Result<IpAddr, BadCertificate> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| BadCertificate::BadAlternativeName)
+}
