@@ -81,7 +81,8 @@ impl MethodPattern {
 
     /// Whether `method` is one of those this pattern grants.
     pub fn matches(&self, method: &Method) -> bool {
-        glob(self.service.as_bytes(), method.service.as_bytes()) && glob(self.name.as_bytes(), method.name.as_bytes())
+        glob(self.service.as_bytes(), method.service.as_bytes())
+            && glob(self.name.as_bytes(), method.name.as_bytes())
     }
 
     /// Parses a list as `make-cert` takes it: separated by commas or newlines, blank items and `#` comments dropped.
@@ -105,7 +106,9 @@ impl FromStr for MethodPattern {
     fn from_str(text: &str) -> Result<Self, BadPattern> {
         let bad = || BadPattern(text.chars().take(Self::MAX_LEN).collect());
         let half = |s: &str| {
-            !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_*?[]-^!".contains(&b)) && balanced(s)
+            !s.is_empty()
+                && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_*?[]-^!".contains(&b))
+                && balanced(s)
         };
         let (service, name) = text.split_once('.').ok_or_else(bad)?;
         let fits = text.len() <= Self::MAX_LEN && half(service) && half(name);
@@ -121,7 +124,9 @@ impl fmt::Display for MethodPattern {
 
 /// Text that is no method pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0:?} is not a method pattern; write Service.Method with exactly one dot, as in Subd.Poll or ImageServer.*")]
+#[error(
+    "{0:?} is not a method pattern; write Service.Method with exactly one dot, as in Subd.Poll or ImageServer.*"
+)]
 pub struct BadPattern(String);
 
 /// Who a verified certificate says is calling, and what it grants. Only the leaf certificate counts.
@@ -330,8 +335,18 @@ mod tests {
 
     #[test]
     fn patterns_match_as_in_a_shell_and_never_cross_the_dot() {
-        let yes = [("Subd.Poll", "Subd.Poll"), ("Subd.*", "Subd.Poll"), ("*.*", "Subd.Poll"), ("S?bd.P*l", "Subd.Poll")];
-        let no = [("Subd.Poll", "Subd.Pol"), ("Subd.*", "Subdue.Poll"), ("*.Get", "Subd.Poll"), ("S[^u]bd.*", "Subd.Poll")];
+        let yes = [
+            ("Subd.Poll", "Subd.Poll"),
+            ("Subd.*", "Subd.Poll"),
+            ("*.*", "Subd.Poll"),
+            ("S?bd.P*l", "Subd.Poll"),
+        ];
+        let no = [
+            ("Subd.Poll", "Subd.Pol"),
+            ("Subd.*", "Subdue.Poll"),
+            ("*.Get", "Subd.Poll"),
+            ("S[^u]bd.*", "Subd.Poll"),
+        ];
         for (pattern, method) in yes {
             assert!(grants(pattern, method), "{pattern} must grant {method}");
         }
@@ -343,14 +358,19 @@ mod tests {
 
     #[test]
     fn only_one_dot_makes_a_pattern() {
-        for bad in ["", ".", "Subd", "Subd.", ".Poll", "a.b.c", "*", "Subd/Poll.x", "S[ubd.*", "S]ubd.*", "Sübd.x"] {
+        for bad in
+            ["", ".", "Subd", "Subd.", ".Poll", "a.b.c", "*", "Subd/Poll.x", "S[ubd.*", "S]ubd.*", "Sübd.x"]
+        {
             assert!(bad.parse::<MethodPattern>().is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn lists_come_from_files_and_from_commas() {
-        let listed = MethodPattern::parse_list("ImageServer.*, Subd.Poll\n# a comment\n\nObjectServer.GetObjects # why").unwrap();
+        let listed = MethodPattern::parse_list(
+            "ImageServer.*, Subd.Poll\n# a comment\n\nObjectServer.GetObjects # why",
+        )
+        .unwrap();
         let text: Vec<String> = listed.iter().map(ToString::to_string).collect();
         assert_eq!(text, ["ImageServer.*", "Subd.Poll", "ObjectServer.GetObjects"]);
         assert!(MethodPattern::parse_list("Subd.Poll, everything").is_err());
@@ -359,7 +379,12 @@ mod tests {
     #[test]
     fn a_path_of_another_protocol_names_no_method() {
         assert_eq!(Method::from_grpc_path("/dominator.v1.Subd/Poll").unwrap().to_string(), "Subd.Poll");
-        for bad in ["/grpc.health.v1.Health/Check", "dominator.v1.Subd/Poll", "/dominator.v1.Subd/Poll/x", "/dominator.v1.Subd"] {
+        for bad in [
+            "/grpc.health.v1.Health/Check",
+            "dominator.v1.Subd/Poll",
+            "/dominator.v1.Subd/Poll/x",
+            "/dominator.v1.Subd",
+        ] {
             assert!(Method::from_grpc_path(bad).is_err(), "{bad}");
         }
     }
@@ -373,7 +398,10 @@ mod tests {
             role: None,
         };
         let poll: Method = "Subd.Poll".parse().unwrap();
-        assert_eq!(decide(&identity, &"ImageServer.GetImage".parse().unwrap(), Access::Listed), Decision::Listed);
+        assert_eq!(
+            decide(&identity, &"ImageServer.GetImage".parse().unwrap(), Access::Listed),
+            Decision::Listed
+        );
         assert_eq!(decide(&identity, &poll, Access::Public), Decision::Public);
         assert!(matches!(decide(&identity, &poll, Access::Listed), Decision::Denied(_)));
     }

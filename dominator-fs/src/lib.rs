@@ -1,1 +1,6 @@
-//! .
+//! Linux: what `dominator-core` decides, done to a disk.
+//!
+//! [`root`] opens paths below one directory and nowhere else, [`seam`] is the only way anything is changed,
+//! [`scan`] makes trees of what is there, [`update`] applies plans, [`store`] keeps objects and images, [`import`]
+//! and [`export`] make images of directories and archives and the other way round, [`service`] runs what triggers
+//! ask for, [`compliance`] is the embedder's front door.

@@ -1,0 +1,260 @@
+//! Filters: which paths an image leaves alone, as lines of regular expressions.
+
+use std::fmt;
+
+use regex::bytes::{RegexSet, RegexSetBuilder};
+use thiserror::Error;
+
+use crate::path::ImagePath;
+
+/// What an image says of paths that are not in it. The three states differ and are all in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// A sparse image: only its own paths are looked at and nothing is ever deleted.
+    Sparse,
+    /// No lines: everything that is not in the image is deleted.
+    Empty,
+    /// Paths that match are neither created, changed nor deleted, nor are those below them.
+    Lines(Lines),
+}
+
+impl Filter {
+    /// Reads a filter file: a line each, blank lines and lines that begin with `#` dropped. No line left is
+    /// [`Filter::Empty`].
+    ///
+    /// # Errors
+    /// [`BadFilter`] naming the first line that is wrong.
+    pub fn parse(text: &str) -> Result<Self, BadFilter> {
+        let kept = |line: &&str| !line.is_empty() && !line.starts_with('#');
+        let lines: Vec<String> =
+            text.lines().map(|line| line.trim_end_matches('\r')).filter(kept).map(str::to_owned).collect();
+        if lines.is_empty() { Ok(Self::Empty) } else { Lines::new(lines).map(Self::Lines) }
+    }
+
+    /// Whether the filter matches `path` itself; what lies below a matching directory is left alone, too, which is for
+    /// the walker to observe.
+    pub fn matches(&self, path: &ImagePath) -> bool {
+        match self {
+            Self::Sparse | Self::Empty => false,
+            Self::Lines(lines) => lines.matches(path.as_bytes()),
+        }
+    }
+}
+
+/// The lines of a filter, compiled.
+///
+/// A line is a regular expression that must match from the beginning of the path (`/tmp` matches `/tmpfoo` as well;
+/// write `/tmp(/.*)?$` for the directory and what is in it). It works on bytes: `.` is any byte, newline included. A
+/// line that is just `!` inverts the whole filter. Matching takes time linear in the path.
+#[derive(Clone)]
+pub struct Lines {
+    lines: Vec<String>,
+    inverted: bool,
+    set: RegexSet,
+}
+
+impl Lines {
+    /// How many lines a filter may have.
+    pub const MAX_LINES: usize = 10_000;
+    /// The longest line, in bytes.
+    pub const MAX_LINE: usize = 4096;
+    /// The memory the compiled filter may take, in bytes.
+    const MAX_COMPILED: usize = 64 * 1024 * 1024;
+
+    /// Compiles `lines`.
+    ///
+    /// # Errors
+    /// [`BadFilter`] naming the first line that is no regular expression, too long, or one too many.
+    pub fn new(lines: Vec<String>) -> Result<Self, BadFilter> {
+        let fault = |number: usize, line: &str, why: String| BadFilter {
+            number: number + 1,
+            line: line.chars().take(120).collect(),
+            why,
+        };
+        if let Some(line) = lines.get(Self::MAX_LINES) {
+            return Err(fault(Self::MAX_LINES, line, format!("more than {} lines", Self::MAX_LINES)));
+        }
+        for (number, line) in lines.iter().enumerate() {
+            if line.is_empty() || line.len() > Self::MAX_LINE || line.contains('\n') {
+                return Err(fault(number, line, format!("a line has 1 to {} bytes", Self::MAX_LINE)));
+            }
+            compile([line.as_str()]).map_err(|error| fault(number, line, error.to_string()))?;
+        }
+        let patterns = lines.iter().map(String::as_str).filter(|line| *line != "!");
+        let set = compile(patterns).map_err(|error| fault(0, "the whole filter", error.to_string()))?;
+        let inverted = lines.iter().any(|line| line == "!");
+        Ok(Self { lines, inverted, set })
+    }
+
+    /// The lines as they were given.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// Whether the filter matches the path.
+    pub fn matches(&self, path: &[u8]) -> bool {
+        self.set.is_match(path) != self.inverted
+    }
+}
+
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lines").field(&self.lines).finish()
+    }
+}
+
+impl PartialEq for Lines {
+    fn eq(&self, other: &Self) -> bool {
+        self.lines == other.lines
+    }
+}
+
+impl Eq for Lines {}
+
+/// Each line anchored at the start, in a group of its own so that `a|b` is anchored as a whole.
+fn compile<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<RegexSet, regex::Error> {
+    let anchored = lines.into_iter().map(|line| format!("^(?:{line})"));
+    RegexSetBuilder::new(anchored)
+        .unicode(false)
+        .dot_matches_new_line(true)
+        .size_limit(Lines::MAX_COMPILED)
+        .dfa_size_limit(Lines::MAX_COMPILED)
+        .build()
+}
+
+/// A line that is no filter line.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("filter line {number} ({line:?}): {why}")]
+pub struct BadFilter {
+    number: usize,
+    line: String,
+    why: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(filter: &str, matching: &[&str], other: &[&str]) {
+        let filter = Filter::parse(filter).unwrap();
+        let matches = |path: &&str| filter.matches(&ImagePath::parse(path.as_bytes()).unwrap());
+        assert_eq!(matching.iter().filter(|path| !matches(path)).collect::<Vec<_>>(), Vec::<&&str>::new());
+        assert_eq!(other.iter().filter(|path| matches(path)).collect::<Vec<_>>(), Vec::<&&str>::new());
+    }
+
+    #[test]
+    fn lines_are_anchored_at_the_start_only() {
+        check("/tmp", &["/tmp", "/tmpfoo", "/tmp/x"], &["/var/tmp", "/"]);
+        check("/tmp(|/.*)$", &["/tmp", "/tmp/x"], &["/tmpfoo"]);
+        check("/a|/b", &["/a", "/bc"], &["/x/b", "/c/a"]);
+        check("/.*x.*", &["/axb", "/a/b/x"], &["/abc"]);
+        check("/etc/[m]td$", &["/etc/mtd"], &["/etc/mtdx"]);
+    }
+
+    #[test]
+    fn a_newline_in_a_name_hides_nothing() {
+        check("/tmp/.*$", &["/tmp/a\nb"], &[]);
+        check("/tmp(|/.*)$", &["/tmp/a\nb"], &[]);
+        check("/a$", &["/a"], &["/a\nb"]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_match_like_any_other() {
+        let filter = Filter::parse("/tmp/.*[.]log$").unwrap();
+        assert!(filter.matches(&ImagePath::parse(b"/tmp/\xff\xfe.log").unwrap()));
+    }
+
+    #[test]
+    fn an_exclamation_mark_inverts_the_whole_filter() {
+        check("!\n/etc/.*\n/usr/.*", &["/var/x", "/etc"], &["/etc/x", "/usr/x"]);
+        check("/etc/.*\n!\n/usr/.*", &["/var/x"], &["/etc/x", "/usr/x"]);
+        check("!", &["/var/x", "/"], &[]);
+    }
+
+    #[test]
+    fn no_lines_is_not_the_same_as_no_filter() {
+        assert_eq!(Filter::parse("\n# only words\n\n"), Ok(Filter::Empty));
+        assert_ne!(Filter::Empty, Filter::Sparse);
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let error = Filter::parse("/ok\n/bad(").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("/bad("), "{error}");
+        assert!(Filter::parse(&"/x\n".repeat(Lines::MAX_LINES + 1)).is_err());
+        assert!(Filter::parse("/a{1000}{1000}{1000}").is_err());
+    }
+
+    /// One element of the small language the slow reference knows.
+    #[derive(Clone, Debug)]
+    enum Part {
+        Literal(u8),
+        Any,
+        AnyRun,
+    }
+
+    #[derive(Clone, Debug)]
+    struct Line {
+        parts: Vec<Part>,
+        end: bool,
+    }
+
+    impl Line {
+        fn source(&self) -> String {
+            let part = |part: &Part| match part {
+                Part::Literal(byte) => regex::escape(&char::from(*byte).to_string()),
+                Part::Any => ".".into(),
+                Part::AnyRun => ".*".into(),
+            };
+            let mut source: String =
+                std::iter::once("/".to_owned()).chain(self.parts.iter().map(part)).collect();
+            source.extend(self.end.then_some('$'));
+            source
+        }
+
+        /// Backtracking over all ways to match, as the words of the manual say.
+        fn matches(&self, path: &[u8]) -> bool {
+            fn rest(parts: &[Part], text: &[u8], end: bool) -> bool {
+                match parts.split_first() {
+                    None => !end || text.is_empty(),
+                    Some((Part::Literal(byte), more)) => {
+                        text.first() == Some(byte) && rest(more, &text[1..], end)
+                    }
+                    Some((Part::Any, more)) => !text.is_empty() && rest(more, &text[1..], end),
+                    Some((Part::AnyRun, more)) => (0..=text.len()).any(|n| rest(more, &text[n..], end)),
+                }
+            }
+            path.first() == Some(&b'/') && rest(&self.parts, &path[1..], self.end)
+        }
+    }
+
+    fn line() -> impl Strategy<Value = Line> {
+        let part = prop_oneof![
+            4 => prop::sample::select(b"ab/.\n".to_vec()).prop_map(Part::Literal),
+            1 => Just(Part::Any),
+            1 => Just(Part::AnyRun),
+        ];
+        (prop::collection::vec(part, 0..6), any::<bool>()).prop_map(|(parts, end)| Line { parts, end })
+    }
+
+    proptest! {
+        #[test]
+        fn filters_agree_with_a_slow_reference(
+            lines in prop::collection::vec(line(), 1..5),
+            inverted in any::<bool>(),
+            paths in prop::collection::vec("(/[ab.\n]{1,3}){1,3}", 1..20),
+        ) {
+            let mut sources: Vec<_> = lines.iter().map(Line::source).collect();
+            sources.retain(|source| !source.contains('\n'));
+            let lines: Vec<_> = lines.iter().filter(|line| !line.source().contains('\n')).collect();
+            sources.extend(inverted.then(|| "!".to_owned()));
+            prop_assume!(!sources.is_empty());
+            let filter = Lines::new(sources).unwrap();
+            for path in paths {
+                let expected = lines.iter().any(|line| line.matches(path.as_bytes())) != inverted;
+                prop_assert_eq!(filter.matches(path.as_bytes()), expected, "{:?}", path);
+            }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Names and paths of an image: bytes, never joined to a path of the machine as text.
+
+use std::borrow::Borrow;
+use std::fmt;
+
+use thiserror::Error;
+
+/// One component of a path: 1 to 255 bytes, neither `.` nor `..`, without `/` and NUL.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Box<[u8]>);
+
+impl Name {
+    /// The longest name Linux file-systems take, in bytes.
+    pub const MAX_LEN: usize = 255;
+
+    /// Checks `raw`.
+    ///
+    /// # Errors
+    /// [`BadPath`] when it is no single, plain name.
+    pub fn parse(raw: &[u8]) -> Result<Self, BadPath> {
+        let plain = !matches!(raw, b"" | b"." | b"..") && !raw.contains(&b'/') && !raw.contains(&0);
+        if plain && raw.len() <= Self::MAX_LEN { Ok(Self(raw.into())) } else { Err(BadPath::new(raw)) }
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// An absolute path within an image: `/` or `/` followed by [`Name`]s with single slashes between, 4096 bytes at most.
+///
+/// The order is that of the components, so that a directory stands right before all that is in it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct ImagePath(Box<[u8]>);
+
+impl ImagePath {
+    /// The longest path, in bytes.
+    pub const MAX_LEN: usize = 4096;
+
+    /// The root directory, `/`.
+    pub fn root() -> Self {
+        Self(Box::from(*b"/"))
+    }
+
+    /// Checks `raw`, which must be in normal form.
+    ///
+    /// # Errors
+    /// [`BadPath`] when it is relative, too long, or holds an empty, `.` or `..` component, NUL, or an overlong name.
+    pub fn parse(raw: &[u8]) -> Result<Self, BadPath> {
+        let bad = || BadPath::new(raw);
+        let rest = raw.strip_prefix(b"/").ok_or_else(bad)?;
+        let clean = rest.is_empty() || rest.split(|b| *b == b'/').all(|part| Name::parse(part).is_ok());
+        if clean && raw.len() <= Self::MAX_LEN { Ok(Self(raw.into())) } else { Err(bad()) }
+    }
+
+    /// The bytes, from the leading `/` on.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether this is `/`.
+    pub fn is_root(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    /// The path of `name` in this directory.
+    ///
+    /// # Errors
+    /// [`BadPath`] when it would be longer than [`Self::MAX_LEN`].
+    pub fn join(&self, name: &Name) -> Result<Self, BadPath> {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.0.len());
+        bytes.extend_from_slice(&self.0);
+        if !self.is_root() {
+            bytes.push(b'/');
+        }
+        bytes.extend_from_slice(&name.0);
+        if bytes.len() > Self::MAX_LEN { Err(BadPath::new(&bytes)) } else { Ok(Self(bytes.into())) }
+    }
+
+    /// The directory this path is in and its name there; nothing for the root.
+    pub fn split(&self) -> Option<(Self, Name)> {
+        if self.is_root() {
+            return None;
+        }
+        let slash = self.0.iter().rposition(|b| *b == b'/')?;
+        let (parent, name) = self.0.split_at(slash);
+        let parent = if parent.is_empty() { Self::root() } else { Self(parent.into()) };
+        Some((parent, Name(name.get(1..)?.into())))
+    }
+
+    /// The directory this path is in; nothing for the root.
+    pub fn parent(&self) -> Option<Self> {
+        self.split().map(|(parent, _)| parent)
+    }
+
+    /// The components as bytes, none for the root.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|b| *b == b'/').filter(|part| !part.is_empty())
+    }
+
+    /// The components as names, none for the root.
+    pub fn names(&self) -> impl Iterator<Item = Name> {
+        self.components().map(|part| Name(part.into()))
+    }
+
+    /// Whether this is `other` or below it.
+    pub fn is_within(&self, other: &Self) -> bool {
+        other.is_root()
+            || self.0.strip_prefix(&*other.0).is_some_and(|rest| rest.first().is_none_or(|b| *b == b'/'))
+    }
+}
+
+impl Ord for ImagePath {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.components().cmp(other.components())
+    }
+}
+
+impl PartialOrd for ImagePath {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for ImagePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(&self.0, f)
+    }
+}
+
+impl fmt::Debug for ImagePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+/// A name or path that can't be one of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{shown:?} is no image path: it must be absolute, without empty, `.` or `..` parts and NUL, \
+     255 bytes a name, 4096 in all"
+)]
+pub struct BadPath {
+    shown: String,
+}
+
+impl BadPath {
+    fn new(raw: &[u8]) -> Self {
+        Self { shown: String::from_utf8_lossy(raw.get(..120).unwrap_or(raw)).into_owned() }
+    }
+}
+
+/// Writes bytes so that a terminal can take them and two names never look alike: UTF-8 as it is, the rest, control
+/// characters and the backslash as `\xNN`.
+fn write_escaped(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == '\\' {
+                let mut utf8 = [0; 4];
+                c.encode_utf8(&mut utf8).bytes().try_for_each(|b| write!(f, "\\x{b:02x}"))?;
+            } else {
+                write!(f, "{c}")?;
+            }
+        }
+        chunk.invalid().iter().try_for_each(|b| write!(f, "\\x{b:02x}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hostile_paths_can_not_be_built() {
+        let long = [b"/".as_slice(), &[b'a'; 256]].concat();
+        let deep = b"/abc".repeat(1025);
+        for bad in [
+            b"".as_slice(),
+            b"etc",
+            b"//",
+            b"/etc/",
+            b"/etc//passwd",
+            b"/./etc",
+            b"/etc/..",
+            b"/a\0b",
+            b"..",
+            &long,
+            &deep,
+        ] {
+            assert!(ImagePath::parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        }
+        for bad in [b"".as_slice(), b".", b"..", b"a/b", b"a\0", &[b'x'; 256]] {
+            assert!(Name::parse(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn a_directory_stands_right_before_what_is_in_it() {
+        let mut paths: Vec<_> = ["/a-b", "/a/b", "/a", "/", "/a!"]
+            .iter()
+            .map(|p| ImagePath::parse(p.as_bytes()).unwrap())
+            .collect();
+        paths.sort();
+        assert_eq!(
+            paths.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["/", "/a", "/a/b", "/a!", "/a-b"]
+        );
+    }
+
+    #[test]
+    fn within_goes_by_components() {
+        let path = |p: &str| ImagePath::parse(p.as_bytes()).unwrap();
+        assert!(path("/tmp/x").is_within(&path("/tmp")) && path("/tmp").is_within(&path("/")));
+        assert!(!path("/tmpfoo").is_within(&path("/tmp")));
+    }
+
+    proptest! {
+        #[test]
+        fn join_and_split_are_inverse(parts in prop::collection::vec(prop::collection::vec(1u8..=255, 1..20), 1..8)) {
+            let mut path = ImagePath::root();
+            for part in &parts {
+                let Ok(name) = Name::parse(part) else { return Ok(()) };
+                let longer = path.join(&name).unwrap();
+                prop_assert_eq!(longer.split(), Some((path, name)));
+                prop_assert_eq!(ImagePath::parse(longer.as_bytes()), Ok(longer.clone()));
+                path = longer;
+            }
+        }
+
+        #[test]
+        fn two_paths_never_look_alike(a in prop::collection::vec(any::<u8>(), 0..6), b in prop::collection::vec(any::<u8>(), 0..6)) {
+            if let (Ok(a), Ok(b)) = (Name::parse(&a), Name::parse(&b)) {
+                prop_assert_eq!(a == b, a.to_string() == b.to_string());
+            }
+        }
+    }
+}

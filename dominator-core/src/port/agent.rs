@@ -1,0 +1,303 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::{Cause, StoreError};
+use crate::filter::Filter;
+use crate::image::{Image, ImageName};
+use crate::machine::Machine;
+use crate::object::ObjectId;
+use crate::path::ImagePath;
+use crate::plan::Plan;
+use crate::tree::{Snapshot, Tree, TreeId};
+use crate::trigger::Triggers;
+use crate::view::{Granularity, Ownership, View, ViewId, XattrPolicy};
+
+/// One machine, near or far.
+///
+/// A call that changes the machine goes on when its future is dropped; the next poll tells what became of it.
+#[async_trait]
+pub trait Agent: Send + Sync {
+    /// Asks how the machine stands. With `wait`, the answer comes when something has changed since `known`, or when
+    /// the time is over.
+    async fn poll(&self, request: PollRequest) -> Result<PollReply, AgentError>;
+
+    /// Makes the agent look through `view` from now on.
+    async fn set_view(&self, view: View) -> Result<ViewId, AgentError>;
+
+    /// The encodings of directories and link sets of the tree polled last, in the order asked for.
+    async fn directories(&self, ids: Vec<ObjectId>) -> Result<Vec<Bytes>, AgentError>;
+
+    /// Makes the agent get objects from a source and keep them beside its root. Nothing in view changes.
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchReport, AgentError>;
+
+    /// Makes the agent apply a plan, stopping and starting services as the triggers say.
+    async fn update(&self, request: UpdateRequest) -> Result<UpdateReport, AgentError>;
+
+    /// Makes the agent drop the objects it keeps beside its root.
+    async fn clean_up(&self) -> Result<(), AgentError>;
+}
+
+/// Finds the agent of a machine.
+#[async_trait]
+pub trait AgentDialer: Send + Sync {
+    /// Connects to the agent of `machine`.
+    async fn dial(&self, machine: &Machine) -> Result<Arc<dyn Agent>, AgentError>;
+}
+
+/// A question to an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PollRequest {
+    /// The view the answer must be under, if the asker has one in mind.
+    pub view: Option<ViewId>,
+    /// The generation the asker has seen.
+    pub known: Option<u64>,
+    /// How long the answer may wait for a generation other than `known`.
+    pub wait: Duration,
+}
+
+/// How a machine stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PollReply {
+    /// What was scanned.
+    pub scanned: Scanned,
+    /// Everything else.
+    pub status: AgentStatus,
+}
+
+/// What an agent has seen of its machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scanned {
+    /// It looks through another view, or none: send the one you mean.
+    NeedView,
+    /// No scan has been completed since the view was set or the last update was made.
+    NotYet,
+    /// All in view was looked at.
+    Tree(Tree),
+}
+
+/// The state of an agent beside its tree. Small, whatever the size of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// Drawn anew when the agent starts.
+    pub instance: u64,
+    /// Counts up with every change of what a poll would answer.
+    pub generation: u64,
+    /// How many scans were completed since the start.
+    pub scan_count: u64,
+    /// How long the last one took.
+    pub scan_duration: Duration,
+    /// How many paths in view could not be read or would not hold still.
+    pub unknown: u64,
+    /// Some of them, with the reason, for people to read; at most [`AgentStatus::MAX_FACTS`].
+    pub facts: Vec<PathFailure>,
+    /// Directories the last plan wanted deleted that still hold what is not in view.
+    pub kept: BTreeSet<ImagePath>,
+    /// What it is doing.
+    pub activity: Activity,
+    /// How the last update of this run went, if it failed.
+    pub last_update_error: Option<String>,
+    /// The image the machine was last made to be, also by an earlier run of the agent.
+    pub last_image: Option<ImageName>,
+    /// Room for objects, in bytes.
+    pub free_space: u64,
+    /// Why the root can't be written to, if it can't.
+    pub write_error: Option<String>,
+    /// What the machine is able to do and wants left alone.
+    pub traits: MachineTraits,
+}
+
+impl AgentStatus {
+    /// How many facts a status carries at most.
+    pub const MAX_FACTS: usize = 100;
+}
+
+/// What an agent is doing beside scanning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Activity {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// Getting objects.
+    Fetching,
+    /// Applying a plan.
+    Updating,
+}
+
+/// The machine's part in the view: what it is able to do and what it wants left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineTraits {
+    /// Paths never to be looked at, with all below: the agent's own state and keys.
+    pub protected: BTreeSet<ImagePath>,
+    /// Paths the machine's operator excludes from scans.
+    pub exclusions: Filter,
+    /// The classes of extended attributes its file-system can keep and the agent may set.
+    pub xattrs: XattrPolicy,
+    /// Whether the agent may set owners.
+    pub ownership: Ownership,
+    /// How fine its times are.
+    pub mtime: Granularity,
+}
+
+impl MachineTraits {
+    /// The effective view of a machine that must be `image`, whose tree is `tree`.
+    pub fn view(&self, image: &Image, tree: &Snapshot) -> View {
+        let lines = |filter: &Filter| matches!(filter, Filter::Lines(_));
+        let only = (image.filter == Filter::Sparse).then(|| {
+            let mut paths = BTreeSet::new();
+            tree.walk(|path, _| {
+                paths.insert(path.clone());
+            });
+            paths
+        });
+        View {
+            filters: [&image.filter, &self.exclusions].into_iter().filter(|f| lines(f)).cloned().collect(),
+            protected: self.protected.clone(),
+            only,
+            xattrs: self.xattrs.and(image.xattrs),
+            ownership: self.ownership,
+            mtime: self.mtime,
+        }
+    }
+}
+
+/// An order to get objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchRequest {
+    /// Which, with their lengths in bytes.
+    pub objects: Vec<(ObjectId, u64)>,
+    /// From where, `host:port`.
+    pub source: String,
+}
+
+/// What was fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchReport {
+    /// How many objects came over the network.
+    pub objects: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// An order to change a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpdateRequest {
+    /// The tree the plan was made for. A machine that is another by now refuses.
+    pub base: TreeId,
+    /// The view it was made under.
+    pub view: ViewId,
+    /// What to do.
+    pub plan: Plan,
+    /// What the machine is afterwards; nothing for a sparse image.
+    pub image: Option<ImageName>,
+    /// Which services are concerned.
+    pub triggers: Triggers,
+}
+
+/// What became of an update.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpdateReport {
+    /// How many operations were carried out.
+    pub applied: u64,
+    /// Directories that were to be deleted but hold what is not in view.
+    pub kept: Vec<ImagePath>,
+    /// What could not be done, path by path.
+    pub failures: Vec<PathFailure>,
+    /// What was done to services.
+    pub services: Vec<ServiceOutcome>,
+    /// How long paths were changing: from the first rename to the last.
+    pub window: Duration,
+}
+
+impl UpdateReport {
+    /// Whether everything was done.
+    pub fn is_success(&self) -> bool {
+        self.failures.is_empty() && self.services.iter().all(|service| service.error.is_none())
+    }
+}
+
+/// A path and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathFailure {
+    /// Which path.
+    pub path: ImagePath,
+    /// What failed and why, for people to read.
+    pub reason: String,
+}
+
+/// What was done to a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceOutcome {
+    /// Which service.
+    pub service: String,
+    /// What was done: `stop`, `start`, `reload`.
+    pub action: String,
+    /// Why it failed, if it did.
+    pub error: Option<String>,
+}
+
+/// Why an agent can't be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Unreachable {
+    /// Its name has no address.
+    Dns,
+    /// Nothing listens.
+    Refused,
+    /// No way leads there.
+    NoRoute,
+    /// No answer in time.
+    Timeout,
+    /// It wants a certificate and none was shown.
+    MissingCertificate,
+    /// One end does not accept the other's certificate.
+    BadCertificate,
+    /// Anything else.
+    Other,
+}
+
+/// What can go wrong with an agent.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// It can't be reached.
+    #[error("the agent can't be reached")]
+    Unreachable {
+        /// In what way.
+        why: Unreachable,
+        /// What the network said.
+        #[source]
+        cause: Cause,
+    },
+    /// The caller lacks the right.
+    #[error("{0}")]
+    Denied(String),
+    /// It is busy with another order, or the machine is no longer what the order was made for; poll again.
+    #[error("the agent can't do it now: {0}")]
+    NotNow(String),
+    /// A directory that was asked for is no longer what the machine has; poll again.
+    #[error("directory {id} is no longer part of the machine's tree")]
+    Gone {
+        /// Which.
+        id: ObjectId,
+    },
+    /// Objects could not be had.
+    #[error("objects could not be fetched")]
+    Fetch(#[source] StoreError),
+    /// It answered what no agent of this protocol would.
+    #[error("the agent's answer makes no sense")]
+    Protocol(#[source] Cause),
+    /// It was tried and failed.
+    #[error("{what}")]
+    Failed {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        cause: Cause,
+    },
+}

@@ -1,0 +1,276 @@
+//! Triggers: which services an update must stop, reload or start because of the paths it touches.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::filter::{BadFilter, Lines};
+use crate::path::ImagePath;
+
+/// What to do with a service when a matching path changes. The JSON form is the reference's: an array of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct Trigger {
+    /// Regular expressions as in a filter; one that matches a changed path fires the trigger.
+    #[serde(default)]
+    pub match_lines: Vec<String>,
+    /// The service: a unit name for `systemctl`, or what `service` takes.
+    pub service: String,
+    /// The order of firing, compared as version strings: digits inside count as numbers.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sort_name: String,
+    /// The machine must be rebooted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub do_reboot: bool,
+    /// Reload instead of restart.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub do_reload: bool,
+    /// Disturbs the machine's users; needs the disruption gate's leave.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub high_impact: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// An ordered, checked list of triggers with their lines compiled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Triggers {
+    list: Vec<Trigger>,
+    lines: Vec<Lines>,
+}
+
+impl Triggers {
+    /// How many there may be.
+    pub const MAX_COUNT: usize = 1000;
+    /// The longest JSON text accepted, in bytes.
+    pub const MAX_JSON: usize = 4 * 1024 * 1024;
+    /// The longest service name, in bytes.
+    pub const MAX_SERVICE: usize = 255;
+
+    /// Compiles `list`.
+    ///
+    /// # Errors
+    /// [`BadTriggers`] naming the first trigger that is wrong.
+    pub fn new(list: Vec<Trigger>) -> Result<Self, BadTriggers> {
+        if list.len() > Self::MAX_COUNT {
+            return Err(BadTriggers::TooMany);
+        }
+        let compile = |trigger: &Trigger| {
+            if !is_service_name(&trigger.service) {
+                return Err(BadTriggers::Service { service: trigger.service.chars().take(80).collect() });
+            }
+            Lines::new(trigger.match_lines.clone())
+                .map_err(|source| BadTriggers::Line { service: trigger.service.clone(), source })
+        };
+        let lines = list.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(Self { list, lines })
+    }
+
+    /// Reads the reference's JSON: an array of triggers.
+    ///
+    /// # Errors
+    /// [`BadTriggers`] when it is none; unknown fields are refused, since a misspelt `DoReboot` must not be dropped.
+    pub fn from_json(json: &[u8]) -> Result<Self, BadTriggers> {
+        if json.len() > Self::MAX_JSON {
+            return Err(BadTriggers::TooMany);
+        }
+        let list = serde_json::from_slice(json).map_err(|error| BadTriggers::Json(error.to_string()))?;
+        Self::new(list)
+    }
+
+    /// The triggers as the reference's JSON.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(&self.list).expect("invariant: strings and flags always serialise")
+    }
+
+    /// The triggers in the order they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &Trigger> {
+        self.list.iter()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The triggers that one of `changed` fires, in order of their sort names, each once.
+    pub fn fired_by<'a>(&self, changed: impl IntoIterator<Item = &'a ImagePath> + Clone) -> Vec<&Trigger> {
+        let fires = |lines: &Lines| changed.clone().into_iter().any(|path| lines.matches(path.as_bytes()));
+        let mut fired: Vec<_> = self
+            .list
+            .iter()
+            .zip(&self.lines)
+            .filter(|(_, lines)| fires(lines))
+            .map(|(trigger, _)| trigger)
+            .collect();
+        fired.sort_by(|a, b| version_order(&a.sort_name, &b.sort_name));
+        fired
+    }
+
+    /// Both lists as one: triggers of one service and action are merged, with all their lines and the graver of their
+    /// flags; the first sort name that says anything is kept.
+    pub fn merged(&self, other: &Self) -> Self {
+        let mut merged: BTreeMap<(String, bool), Trigger> = BTreeMap::new();
+        for trigger in self.list.iter().chain(&other.list) {
+            let entry =
+                merged.entry((trigger.service.clone(), trigger.do_reload)).or_insert_with(|| Trigger {
+                    service: trigger.service.clone(),
+                    do_reload: trigger.do_reload,
+                    ..Trigger::default()
+                });
+            for line in &trigger.match_lines {
+                if !entry.match_lines.contains(line) {
+                    entry.match_lines.push(line.clone());
+                }
+            }
+            entry.do_reboot |= trigger.do_reboot;
+            entry.high_impact |= trigger.high_impact;
+            if entry.sort_name.is_empty() {
+                entry.sort_name.clone_from(&trigger.sort_name);
+            }
+        }
+        Self::new(merged.into_values().collect())
+            .expect("invariant: lines that compiled apart compile together")
+    }
+}
+
+/// A name that `systemctl` and `service` can take and never read as an option or a path.
+fn is_service_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"@._:\\-+".contains(&b);
+    !name.is_empty()
+        && name.len() <= Triggers::MAX_SERVICE
+        && !name.starts_with(['-', '.'])
+        && name.bytes().all(allowed)
+}
+
+/// Compares strings with runs of digits as numbers: `a2` comes before `a10`.
+pub fn version_order(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    loop {
+        let (run_a, run_b) = (digits(a), digits(b));
+        let ordering = match (run_a.is_empty(), run_b.is_empty()) {
+            (false, false) => {
+                (a, b) = (a.get(run_a.len()..).unwrap_or_default(), b.get(run_b.len()..).unwrap_or_default());
+                let (n, m) = (number(run_a), number(run_b));
+                n.len().cmp(&m.len()).then_with(|| n.cmp(m)).then_with(|| run_a.len().cmp(&run_b.len()))
+            }
+            _ => match (a.split_first(), b.split_first()) {
+                (Some((x, rest_a)), Some((y, rest_b))) => {
+                    (a, b) = (rest_a, rest_b);
+                    x.cmp(y)
+                }
+                (x, y) => return x.is_some().cmp(&y.is_some()),
+            },
+        };
+        if ordering.is_ne() {
+            return ordering;
+        }
+    }
+}
+
+fn digits(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    text.get(..end).unwrap_or_default()
+}
+
+fn number(digits: &[u8]) -> &[u8] {
+    let zeros = digits.iter().take_while(|b| **b == b'0').count();
+    digits.get(zeros..).unwrap_or_default()
+}
+
+/// A list of triggers that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum BadTriggers {
+    /// Not the JSON it should be.
+    #[error(
+        "triggers are not an array of {{MatchLines, Service, SortName, DoReboot, DoReload, HighImpact}}: {0}"
+    )]
+    Json(String),
+    /// A service that could not be one.
+    #[error("{service:?} can not be the name of a service")]
+    Service {
+        /// The name.
+        service: String,
+    },
+    /// A line that does not compile.
+    #[error("the trigger of service {service:?} has a line that is no regular expression")]
+    Line {
+        /// Whose line.
+        service: String,
+        /// What is wrong with it.
+        source: BadFilter,
+    },
+    /// More than anybody needs.
+    #[error("more than {} triggers, or more than {} bytes of them", Triggers::MAX_COUNT, Triggers::MAX_JSON)]
+    TooMany,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const JSON: &[u8] = br#"[
+        {"MatchLines": ["/etc/ssh/.*", "/usr/sbin/sshd$"], "Service": "ssh", "SortName": "10"},
+        {"MatchLines": ["/etc/cron.*"], "Service": "cron", "SortName": "9", "DoReload": true},
+        {"MatchLines": ["/boot/.*"], "Service": "reboot", "DoReboot": true, "HighImpact": true}
+    ]"#;
+
+    fn path(text: &str) -> ImagePath {
+        ImagePath::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn paths_fire_triggers_in_version_order() {
+        let triggers = Triggers::from_json(JSON).unwrap();
+        let changed = [path("/usr/sbin/sshd"), path("/etc/crontab"), path("/srv/x")];
+        let fired: Vec<_> = triggers.fired_by(&changed).iter().map(|t| t.service.clone()).collect();
+        assert_eq!(fired, ["cron", "ssh"]);
+        assert!(triggers.fired_by(&[path("/usr/sbin/sshd-old")]).is_empty());
+    }
+
+    #[test]
+    fn json_round_trips_and_misspellings_are_refused() {
+        let triggers = Triggers::from_json(JSON).unwrap();
+        assert_eq!(Triggers::from_json(triggers.to_json().as_bytes()), Ok(triggers));
+        assert!(matches!(
+            Triggers::from_json(br#"[{"Service":"x","DoRebot":true}]"#),
+            Err(BadTriggers::Json(_))
+        ));
+    }
+
+    #[test]
+    fn a_service_can_not_be_an_option_or_a_command() {
+        for service in ["", "-H", "a b", "x;y", "../../bin/sh", ".hidden", "a/b"] {
+            let trigger = Trigger { service: service.into(), ..Trigger::default() };
+            assert!(Triggers::new(vec![trigger]).is_err(), "{service:?}");
+        }
+    }
+
+    #[test]
+    fn merging_keeps_the_sort_name_and_the_graver_flags() {
+        let old = Triggers::from_json(br#"[{"MatchLines":["/a"],"Service":"s","SortName":"3"}]"#).unwrap();
+        let new = Triggers::from_json(br#"[{"MatchLines":["/b"],"Service":"s","HighImpact":true}]"#).unwrap();
+        let merged: Vec<_> = old.merged(&new).iter().cloned().collect();
+        assert_eq!(merged.len(), 1);
+        assert_eq!((merged[0].sort_name.as_str(), merged[0].high_impact), ("3", true));
+        assert_eq!(merged[0].match_lines, ["/a", "/b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn version_order_is_an_order(a in "[a0-9.]{0,6}", b in "[a0-9.]{0,6}", c in "[a0-9.]{0,6}") {
+            prop_assert_eq!(version_order(&a, &b), version_order(&b, &a).reverse());
+            prop_assert_eq!(version_order(&a, &b).is_eq(), a == b);
+            if version_order(&a, &b).is_le() && version_order(&b, &c).is_le() {
+                prop_assert!(version_order(&a, &c).is_le());
+            }
+        }
+    }
+}
