@@ -4,3 +4,7 @@
 //! [`scan`] makes trees of what is there, [`update`] applies plans, [`store`] keeps objects and images, [`import`]
 //! and [`export`] make images of directories and archives and the other way round, [`service`] runs what triggers
 //! ask for, [`compliance`] is the embedder's front door.
+
+pub mod publish;
+pub mod root;
+pub mod seam;
