@@ -1,1 +1,166 @@
+//! The algebra of hard links: which existing inode serves which required one, and what is put, changed or linked.
+//!
+//! A *set* is all names in view of one inode. Each required set is given at most one actual inode, its donor, that
+//! already has one of its names and is as it must be, or may be made so without touching a name outside the set. The
+//! rest of the names are linked to it. A set without donor gets a new inode.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Operation;
+use super::diff::{DiffError, SetOf};
+use crate::inode::Inode;
+use crate::path::ImagePath;
+use crate::tree::LinkSets;
+
+/// Both trees, as far as names of files are concerned.
+pub(super) struct Sides<'a> {
+    pub(super) required: &'a dyn Fn(&ImagePath) -> Option<Inode>,
+    pub(super) actual: &'a dyn Fn(&ImagePath) -> Option<Inode>,
+    pub(super) required_links: &'a LinkSets,
+    pub(super) actual_links: &'a LinkSets,
+}
+
+/// What is to be done to names of files: first what makes inodes as they must be, then links to them.
+pub(super) fn reconcile(
+    sides: &Sides<'_>,
+    touched: &BTreeSet<ImagePath>,
+    unknown: &BTreeSet<ImagePath>,
+) -> Result<Vec<Operation>, DiffError> {
+    let required_of = by_name(sides.required_links);
+    let actual_of = by_name(sides.actual_links);
+    check(sides, &actual_of)?;
+    let sets = affected(sides, &required_of, touched);
+    let mut donors = Donors { sides, actual_of, claimed: BTreeSet::new() };
+    let (mut inodes, mut links) = (Vec::new(), Vec::new());
+    for set in sets {
+        let names: BTreeSet<&ImagePath> = set.iter().filter(|name| !is_below(name, unknown)).collect();
+        let Some(first) = names.first().copied() else { continue };
+        let inode = (sides.required)(first).ok_or(DiffError::Incomplete)?;
+        let served = match donors.choose(&names, &inode) {
+            Donor::AsItIs(served) => served,
+            Donor::Changed(paths) => {
+                inodes.push(Operation::SetMetadata { paths: paths.clone(), inode });
+                paths
+            }
+            Donor::None => {
+                inodes.push(Operation::Put { path: first.clone(), inode });
+                vec![first.clone()]
+            }
+        };
+        let target = served.first().ok_or(DiffError::Incomplete)?;
+        let others = names.into_iter().filter(|name| served.binary_search(name).is_err());
+        links.extend(others.map(|name| Operation::Link { path: name.clone(), target: target.clone() }));
+    }
+    inodes.append(&mut links);
+    Ok(inodes)
+}
+
+fn by_name(links: &LinkSets) -> SetOf<'_> {
+    links.iter().flat_map(|set| set.iter().map(move |name| (name, set))).collect()
+}
+
+/// The machine's sets must be of equal inodes that are no directories.
+fn check(sides: &Sides<'_>, actual_of: &SetOf<'_>) -> Result<(), DiffError> {
+    let mut previous: Option<(&[ImagePath], Inode)> = None;
+    for set in sides.actual_links.iter() {
+        for name in set {
+            debug_assert!(actual_of.contains_key(name));
+            let malformed = || DiffError::Malformed { path: name.clone() };
+            let inode = (sides.actual)(name).filter(|inode| !inode.is_directory()).ok_or_else(malformed)?;
+            match &previous {
+                Some((same, first)) if *same == set && *first != inode => return Err(malformed()),
+                Some((same, _)) if *same == set => {}
+                _ => previous = Some((set, inode)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The required sets of which a name differs, or whose names are shared otherwise on the machine, in order of their
+/// first names.
+fn affected<'a>(
+    sides: &Sides<'a>,
+    required_of: &SetOf<'a>,
+    touched: &BTreeSet<ImagePath>,
+) -> BTreeSet<Vec<ImagePath>> {
+    let set_of =
+        |name: &ImagePath| required_of.get(name).map_or_else(|| vec![name.clone()], |set| set.to_vec());
+    let exact: BTreeSet<&[ImagePath]> = sides.required_links.iter().collect();
+    let actual: BTreeSet<&[ImagePath]> = sides.actual_links.iter().collect();
+    let is_file = |name: &ImagePath| (sides.required)(name).is_some_and(|inode| !inode.is_directory());
+    let shared_otherwise = actual.difference(&exact).flat_map(|set| set.iter()).filter(|name| is_file(name));
+    let not_shared = exact.difference(&actual).map(|set| set.to_vec());
+    touched.iter().chain(shared_otherwise).map(set_of).chain(not_shared).collect()
+}
+
+fn is_below(name: &ImagePath, unknown: &BTreeSet<ImagePath>) -> bool {
+    // Ancestors are few, unknown paths may be many.
+    let mut path = Some(name.clone());
+    while let Some(here) = path {
+        if unknown.contains(&here) {
+            return true;
+        }
+        path = here.parent();
+    }
+    false
+}
+
+/// Which inode of the machine is to serve a set.
+enum Donor {
+    /// One that is as it must be; its names within the set.
+    AsItIs(Vec<ImagePath>),
+    /// One that is once its metadata are set; all its names, which are all in the set.
+    Changed(Vec<ImagePath>),
+    /// None.
+    None,
+}
+
+struct Donors<'a> {
+    sides: &'a Sides<'a>,
+    actual_of: SetOf<'a>,
+    /// First names of the actual sets that serve a required one.
+    claimed: BTreeSet<ImagePath>,
+}
+
+impl Donors<'_> {
+    /// All names in view of the inode the machine has at `name`.
+    fn set_of<'b>(&'b self, name: &'b ImagePath) -> &'b [ImagePath] {
+        self.actual_of.get(name).copied().unwrap_or(std::slice::from_ref(name))
+    }
+
+    fn choose(&mut self, names: &BTreeSet<&ImagePath>, inode: &Inode) -> Donor {
+        // Actual sets that have a name here, by their first name, with those names.
+        let mut equal: BTreeMap<&ImagePath, Vec<ImagePath>> = BTreeMap::new();
+        let mut similar: BTreeMap<&ImagePath, &[ImagePath]> = BTreeMap::new();
+        for name in names {
+            let set = self.set_of(name);
+            let Some(first) = set.first().filter(|first| !self.claimed.contains(*first)) else { continue };
+            match (self.sides.actual)(name) {
+                Some(actual) if actual == *inode => equal.entry(first).or_default().push((*name).clone()),
+                Some(actual) if actual.same_contents(inode) => {
+                    if similar.contains_key(first) || set.iter().all(|other| names.contains(other)) {
+                        similar.insert(first, set);
+                    }
+                }
+                Some(_) | None => {}
+            }
+        }
+        // The one with the most names here; of several such, the first.
+        let best = equal.into_iter().max_by_key(|(first, names)| (names.len(), std::cmp::Reverse(*first)));
+        if let Some((first, names)) = best {
+            let first = first.clone();
+            self.claimed.insert(first);
+            return Donor::AsItIs(names);
+        }
+        let best = similar.into_iter().max_by_key(|(first, set)| (set.len(), std::cmp::Reverse(*first)));
+        match best {
+            Some((first, set)) => {
+                let (first, set) = (first.clone(), set.to_vec());
+                self.claimed.insert(first);
+                Donor::Changed(set)
+            }
+            None => Donor::None,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 mod diff;
 mod links;
 
-pub use diff::{Compared, Comparison, DiffError, missing};
+pub use diff::{Compared, Comparison, DiffError};
 
 use std::collections::BTreeMap;
 use std::fmt;

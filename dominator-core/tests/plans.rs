@@ -1,0 +1,364 @@
+//! Plans make one tree of another, whatever the two are: checked against a model of a file-system with hard links.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dominator_core::inode::{Inode, Kind, Mode, Timestamp, Why, Xattrs};
+use dominator_core::object::ObjectId;
+use dominator_core::path::ImagePath;
+use dominator_core::plan::{Compared, Comparison, DiffError, Operation, Plan};
+use dominator_core::tree::{Builder, Directories, Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
+use dominator_core::view::{View, ViewId};
+use proptest::prelude::*;
+
+fn path(text: &str) -> ImagePath {
+    ImagePath::parse(text.as_bytes()).unwrap()
+}
+
+fn inode(mode: u32, kind: Kind) -> Inode {
+    Inode { mode: Mode::from_st_mode(mode), uid: 0, gid: 0, xattrs: Xattrs::default(), kind }
+}
+
+fn directory(mode: u32) -> Inode {
+    inode(mode, Kind::Directory { id: Builder::placeholder() })
+}
+
+fn file(contents: &str, mode: u32) -> Inode {
+    let kind = Kind::Regular {
+        mtime: Timestamp::new(1, 0).unwrap(),
+        size: contents.len() as u64,
+        object: ObjectId::of(contents.as_bytes()),
+    };
+    inode(mode, kind)
+}
+
+/// A file-system: names, and the inodes they point to.
+#[derive(Clone, Debug)]
+struct Model {
+    names: BTreeMap<ImagePath, usize>,
+    inodes: Vec<Inode>,
+    /// Names out of view, by inode.
+    hidden: BTreeSet<usize>,
+}
+
+impl Model {
+    fn new() -> Self {
+        Self {
+            names: BTreeMap::from([(ImagePath::root(), 0)]),
+            inodes: vec![directory(0o755)],
+            hidden: BTreeSet::new(),
+        }
+    }
+
+    fn add(&mut self, at: &ImagePath, inode: Inode) -> usize {
+        self.inodes.push(inode);
+        let number = self.inodes.len() - 1;
+        self.names.insert(at.clone(), number);
+        number
+    }
+
+    fn at(&self, path: &ImagePath) -> Option<&Inode> {
+        self.names.get(path).map(|number| &self.inodes[*number])
+    }
+
+    fn below(&self, path: &ImagePath) -> Vec<ImagePath> {
+        self.names.keys().filter(|name| *name != path && name.is_within(path)).cloned().collect()
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let mut builder = Builder::new(self.at(&ImagePath::root()).unwrap().clone()).unwrap();
+        let mut first: BTreeMap<usize, ImagePath> = BTreeMap::new();
+        for (name, number) in &self.names {
+            match first.get(number) {
+                Some(target) => builder.link(name, target).unwrap(),
+                None => {
+                    builder.insert(name, self.inodes[*number].clone()).unwrap();
+                    first.insert(*number, name.clone());
+                }
+            }
+        }
+        let snapshot = builder.finish(View::everything().id());
+        snapshot.verify(1000).unwrap();
+        snapshot
+    }
+
+    /// Puts a new inode where only what the plan deletes may be lost.
+    fn replace(&mut self, at: &ImagePath, number: usize, doomed: &BTreeSet<ImagePath>) {
+        let parent = self.at(&at.parent().unwrap()).expect("parents come before what is in them");
+        assert!(parent.is_directory(), "{at} has a parent that is no directory");
+        for below in self.below(at) {
+            assert!(doomed.contains(&below), "{below} is lost with {at}, but the plan does not delete it");
+            self.names.remove(&below);
+        }
+        self.names.insert(at.clone(), number);
+    }
+
+    fn apply(&mut self, plan: &Plan) {
+        let deleted = |operation: &Operation| match operation {
+            Operation::Delete { path, .. } => Some(path.clone()),
+            _ => None,
+        };
+        let doomed: BTreeSet<_> = plan.operations.iter().filter_map(deleted).collect();
+        for operation in &plan.operations {
+            match operation {
+                Operation::MakeDirectory { path, inode } | Operation::Put { path, inode } => {
+                    self.inodes.push(inode.clone());
+                    self.replace(path, self.inodes.len() - 1, &doomed);
+                }
+                Operation::Link { path, target } => {
+                    let number = self.names[target];
+                    assert!(!self.inodes[number].is_directory());
+                    self.replace(path, number, &doomed);
+                }
+                Operation::SetMetadata { paths, inode } => {
+                    let number = self.names[&paths[0]];
+                    let all: Vec<_> =
+                        self.names.iter().filter(|(_, n)| **n == number).map(|(p, _)| p.clone()).collect();
+                    assert_eq!(&all, paths, "all names in view are given");
+                    assert!(self.inodes[number].same_contents(inode), "only metadata change");
+                    if self.hidden.contains(&number) {
+                        self.inodes.push(inode.clone());
+                        for path in paths {
+                            self.names.insert(path.clone(), self.inodes.len() - 1);
+                        }
+                    } else {
+                        self.inodes[number] = inode.clone();
+                    }
+                }
+                Operation::Delete { path, directory } => {
+                    if let Some(inode) = self.at(path) {
+                        if inode.is_directory() != *directory {
+                            continue; // replaced earlier in the plan
+                        }
+                        assert_eq!(self.below(path), [], "{path} is not empty when it is deleted");
+                        self.names.remove(path);
+                    }
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+}
+
+/// Compares as the controller does: with nothing of the machine's directories at first.
+fn compare(required: &Snapshot, actual: &Snapshot) -> (Compared, usize) {
+    let mut directories = DirectoryMap::default();
+    let mut links: Option<LinkSets> = None;
+    let mut fetched = 0;
+    loop {
+        let comparison =
+            Comparison { required, actual: &actual.tree, links: links.as_ref(), directories: &directories };
+        let missing = comparison.missing().unwrap();
+        if missing.is_empty() {
+            return (comparison.plan().unwrap(), fetched);
+        }
+        assert!(matches!(comparison.plan(), Err(DiffError::Missing(_))));
+        for id in missing {
+            fetched += 1;
+            match actual.directories.directory(&DirectoryId(id)) {
+                Some(directory) => drop(directories.insert(Directory::clone(&directory))),
+                None => {
+                    assert_eq!(id, actual.links.id().0);
+                    links = Some(actual.links.clone());
+                }
+            }
+        }
+    }
+}
+
+const FILES: [&str; 8] = ["/a", "/b", "/d/a", "/d/b", "/d/s/a", "/e/a", "/e/b", "/f"];
+const DIRECTORIES: [&str; 4] = ["/d", "/d/s", "/e", "/f"];
+
+/// A random machine: names partitioned into inodes, directories that may be files instead.
+fn machine() -> impl Strategy<Value = Model> {
+    let groups = prop::collection::vec((0..2u8, 0..2u8), 4);
+    let files = prop::collection::vec(prop::option::weighted(0.8, 0..4usize), FILES.len());
+    let directories = prop::collection::vec(prop::option::weighted(0.8, any::<bool>()), DIRECTORIES.len());
+    (groups, files, directories, any::<u8>()).prop_map(|(groups, files, directories, hidden)| {
+        let mut model = Model::new();
+        for (at, mode) in DIRECTORIES.iter().zip(directories) {
+            let at = path(at);
+            let parent = model.at(&at.parent().unwrap()).is_some_and(Inode::is_directory);
+            if let (true, Some(open)) = (parent, mode) {
+                model.add(&at, directory(if open { 0o755 } else { 0o700 }));
+            }
+        }
+        let mut numbers: BTreeMap<usize, usize> = BTreeMap::new();
+        for (at, group) in FILES.iter().zip(files) {
+            let (at, Some(group)) = (path(at), group) else { continue };
+            let free =
+                model.at(&at).is_none() && model.at(&at.parent().unwrap()).is_some_and(Inode::is_directory);
+            if !free {
+                continue;
+            }
+            match numbers.get(&group) {
+                Some(number) => {
+                    model.names.insert(at, *number);
+                }
+                None => {
+                    let (contents, mode) = groups[group];
+                    let inode = file(["x", "y"][usize::from(contents)], [0o644, 0o600][usize::from(mode)]);
+                    numbers.insert(group, model.add(&at, inode));
+                }
+            }
+        }
+        model.hidden = numbers.values().copied().filter(|number| hidden & (1 << (number % 8)) != 0).collect();
+        model
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn any_machine_becomes_any_other_in_one_plan_and_the_second_plan_is_empty(
+        mut actual in machine(), required in machine(),
+    ) {
+        let hidden: Vec<_> = actual.hidden.iter().map(|n| (*n, actual.inodes[*n].clone())).collect();
+        let must = required.snapshot();
+        let (compared, _) = compare(&must, &actual.snapshot());
+        actual.apply(&compared.plan);
+        prop_assert_eq!(actual.snapshot().id(), must.id(), "{:#?}", compared.plan);
+        prop_assert_eq!(compare(&must, &actual.snapshot()).0, Compared::default());
+        for (number, before) in hidden {
+            prop_assert_eq!(&actual.inodes[number], &before, "an inode with a name out of view was changed in place");
+        }
+    }
+
+    #[test]
+    fn inodes_that_are_right_stay(mut actual in machine()) {
+        let before = actual.snapshot();
+        let (compared, fetched) = compare(&before, &before);
+        prop_assert!(compared.plan.is_empty());
+        prop_assert_eq!(fetched, 0);
+        actual.apply(&compared.plan);
+        prop_assert_eq!(actual.snapshot().id(), before.id());
+    }
+
+    #[test]
+    fn plans_survive_their_encoding(actual in machine(), required in machine()) {
+        let (compared, _) = compare(&required.snapshot(), &actual.snapshot());
+        let encoded = compared.plan.encode();
+        prop_assert_eq!(Plan::decode(&encoded), Ok(compared.plan));
+    }
+}
+
+/// `name=group` for files, `name/` for directories.
+fn model(spec: &[(&str, &str, &str, u32)]) -> Model {
+    let mut model = Model::new();
+    let mut groups = BTreeMap::new();
+    for (at, group, contents, mode) in spec {
+        let at = path(at);
+        if *contents == "/" {
+            model.add(&at, directory(*mode));
+        } else if let Some(number) = groups.get(group) {
+            model.names.insert(at, *number);
+        } else {
+            groups.insert(group, model.add(&at, file(contents, *mode)));
+        }
+    }
+    model
+}
+
+fn check(actual: &[(&str, &str, &str, u32)], required: &[(&str, &str, &str, u32)], plan: &[&str]) {
+    let (compared, _) = compare(&model(required).snapshot(), &model(actual).snapshot());
+    let said: Vec<_> = compared.plan.operations.iter().map(ToString::to_string).collect();
+    assert_eq!(said, plan);
+}
+
+#[test]
+fn nothing_is_put_that_a_link_can_do() {
+    let joined = [("/a", "1", "x", 0o644), ("/b", "1", "x", 0o644), ("/c", "1", "x", 0o644)];
+    let apart = [("/a", "1", "x", 0o644), ("/b", "2", "x", 0o644), ("/c", "3", "x", 0o644)];
+    check(&apart, &joined, &["link /b to /a", "link /c to /a"]);
+    check(&joined, &apart, &["put file /b", "put file /c"]);
+    check(&[], &joined, &["put file /a", "link /b to /a", "link /c to /a"]);
+    check(&joined, &joined, &[]);
+}
+
+#[test]
+fn metadata_of_a_linked_inode_are_set_once_with_all_its_names() {
+    let open = [("/a", "1", "x", 0o644), ("/b", "1", "x", 0o644)];
+    let closed = [("/a", "1", "x", 0o600), ("/b", "1", "x", 0o600)];
+    check(&open, &closed, &["set metadata of /a /b"]);
+    let split = [("/a", "1", "x", 0o600), ("/b", "2", "x", 0o644)];
+    check(&open, &split, &["put file /a"]);
+}
+
+#[test]
+fn kinds_are_swapped_and_deletions_come_last_from_the_leaves_up() {
+    let before = [
+        ("/d", "", "/", 0o755),
+        ("/d/s", "", "/", 0o755),
+        ("/d/s/f", "1", "x", 0o644),
+        ("/g", "2", "x", 0o644),
+    ];
+    let after = [("/d", "1", "y", 0o644), ("/g", "", "/", 0o755), ("/g/h", "2", "x", 0o644)];
+    check(
+        &before,
+        &after,
+        &["make directory /g", "put file /d", "put file /g/h", "delete /d/s/f", "delete /d/s"],
+    );
+}
+
+#[test]
+fn what_is_unknown_is_neither_changed_nor_deleted_nor_replaced() {
+    let mut actual = model(&[("/d", "", "/", 0o755), ("/d/x", "1", "x", 0o644), ("/e", "2", "y", 0o644)]);
+    actual.add(&path("/d/u"), Inode::unknown(Why::Unreadable));
+    actual.add(&path("/v"), Inode::unknown(Why::Changing));
+    let required = model(&[("/d", "9", "z", 0o644), ("/v", "8", "z", 0o644)]);
+    let (compared, _) = compare(&required.snapshot(), &actual.snapshot());
+    let said: Vec<_> = compared.plan.operations.iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["delete /d/x", "delete /e"]);
+    assert_eq!(compared.unknown, BTreeSet::from([path("/d"), path("/d/u"), path("/v")]));
+}
+
+#[test]
+fn a_machine_that_contradicts_itself_is_refused() {
+    let required = model(&[("/a", "1", "x", 0o644)]).snapshot();
+    let apart = model(&[("/a", "1", "x", 0o644), ("/b", "2", "y", 0o644)]).snapshot();
+    for lie in [["/a", "/b"], ["/", "/a"], ["/a", "/nowhere"]] {
+        let links = LinkSets::new([lie.iter().map(|p| path(p)).collect()]);
+        let actual =
+            Snapshot::new(View::everything().id(), apart.tree.root.clone(), links, apart.directories.clone());
+        let comparison = Comparison {
+            required: &required,
+            actual: &actual.tree,
+            links: Some(&actual.links),
+            directories: &actual.directories,
+        };
+        assert!(matches!(comparison.plan(), Err(DiffError::Malformed { .. })), "{lie:?}");
+    }
+}
+
+#[test]
+fn trees_under_different_views_are_not_compared() {
+    let snapshot = model(&[]).snapshot();
+    let mut other = snapshot.clone();
+    other.tree.view = ViewId(ObjectId::of(b"another"));
+    let comparison =
+        Comparison { required: &snapshot, actual: &other.tree, links: None, directories: &other.directories };
+    assert_eq!(comparison.plan(), Err(DiffError::OtherView));
+}
+
+#[test]
+fn directories_that_share_directories_do_not_stop_the_controller() {
+    let mut directories = DirectoryMap::default();
+    let mut id = directories.insert(Directory::default());
+    for _ in 0..64 {
+        let entry = inode(0o755, Kind::Directory { id });
+        let names = ["a", "b"].map(|name| dominator_core::path::Name::parse(name.as_bytes()).unwrap());
+        id = directories
+            .insert(Directory { entries: names.into_iter().map(|name| (name, entry.clone())).collect() });
+    }
+    let root = inode(0o755, Kind::Directory { id });
+    let actual = Snapshot::new(View::everything().id(), root, LinkSets::default(), directories);
+    let required = model(&[]).snapshot();
+    let comparison = Comparison {
+        required: &required,
+        actual: &actual.tree,
+        links: None,
+        directories: &actual.directories,
+    };
+    assert_eq!(comparison.plan(), Err(DiffError::TooLarge));
+}
