@@ -44,7 +44,7 @@ pub struct Certificate {
     issuer: String,
     serial: Serial,
     validity: Validity,
-    version: Version,
+    version: X509Version,
 }
 
 impl Certificate {
@@ -72,7 +72,7 @@ impl Certificate {
                 not_before: system_time(parsed.validity().not_before),
                 not_after: system_time(parsed.validity().not_after),
             },
-            version: if parsed.version() == X509Version::V3 { Version::Three } else { Version::Older },
+            version: parsed.version(),
             der: CertificateDer::from(der.to_vec()),
         })
     }
@@ -107,6 +107,11 @@ impl Certificate {
         Fingerprint(Sha256::digest(&self.der).into())
     }
 
+    /// The X.509 version; TLS needs 3.
+    pub fn version(&self) -> u32 {
+        self.version.0.saturating_add(1)
+    }
+
     /// The certificate itself.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der
@@ -119,10 +124,7 @@ impl Certificate {
 
     /// TLS needs version 3.
     pub(crate) fn require_version_three(&self, origin: Origin) -> Result<(), PkiError> {
-        match self.version {
-            Version::Three => Ok(()),
-            Version::Older => Err(PkiError::VersionOne { origin }),
-        }
+        (self.version == X509Version::V3).then_some(()).ok_or(PkiError::VersionOne { origin })
     }
 }
 
@@ -134,12 +136,6 @@ impl fmt::Debug for Certificate {
             .field("fingerprint", &self.fingerprint())
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    Three,
-    Older,
 }
 
 /// A subject alternative name.
@@ -154,6 +150,18 @@ pub enum AlternativeName {
     Uri(String),
     /// Of another kind, in some readable form.
     Other(String),
+}
+
+impl AlternativeName {
+    /// The kind in one word: `dns`, `ip`, `uri` or `other`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Dns(_) => "dns",
+            Self::Ip(_) => "ip",
+            Self::Uri(_) => "uri",
+            Self::Other(_) => "other",
+        }
+    }
 }
 
 impl fmt::Display for AlternativeName {
