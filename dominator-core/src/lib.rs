@@ -4,6 +4,7 @@
 pub mod authorise;
 mod codec;
 pub mod filter;
+pub mod herd;
 pub mod image;
 pub mod inode;
 pub mod machine;

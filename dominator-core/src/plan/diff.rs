@@ -30,6 +30,10 @@ pub struct Compared {
     pub plan: Plan,
     /// Paths of which nothing is known; nothing is done to them or below them.
     pub unknown: BTreeSet<ImagePath>,
+    /// How many paths the machine has not.
+    pub added: u64,
+    /// How many paths are deleted.
+    pub deleted: u64,
 }
 
 impl<D: Directories> Comparison<'_, D> {
@@ -69,7 +73,8 @@ impl<D: Directories> Comparison<'_, D> {
         let mut operations = walk.directories;
         operations.append(&mut files);
         operations.extend(walk.deletions);
-        Ok(Compared { plan: Plan { operations }, unknown: walk.unknown })
+        let deleted = walk.deleted;
+        Ok(Compared { plan: Plan { operations }, unknown: walk.unknown, added: walk.added, deleted })
     }
 
     fn sets(&self) -> Option<&LinkSets> {
@@ -85,6 +90,8 @@ impl<D: Directories> Comparison<'_, D> {
         let mut walk = Walk {
             comparison: self,
             visited: 0,
+            added: 0,
+            deleted: 0,
             directories: Vec::new(),
             touched: BTreeSet::new(),
             deletions: Vec::new(),
@@ -113,6 +120,8 @@ impl<D: Directories> Comparison<'_, D> {
 struct Walk<'a, D> {
     comparison: &'a Comparison<'a, D>,
     visited: u64,
+    added: u64,
+    deleted: u64,
     /// Directories to make or to set metadata of, parents first.
     directories: Vec<Operation>,
     /// Names whose inode, not a directory, is not as it must be.
@@ -207,6 +216,7 @@ impl<D: Directories> Walk<'_, D> {
 
     fn add(&mut self, path: &ImagePath, required: &Inode) -> Result<(), DiffError> {
         self.visit()?;
+        self.added += 1;
         match required.directory() {
             Some(must) => {
                 self.directories
@@ -231,6 +241,7 @@ impl<D: Directories> Walk<'_, D> {
             None => Clear::Yes,
         };
         if clear == Clear::Yes {
+            self.deleted += 1;
             self.deletions.push(Operation::Delete { path: path.clone(), directory: actual.is_directory() });
         }
         Ok(clear)

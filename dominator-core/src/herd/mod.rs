@@ -1,0 +1,10 @@
+//! The herd: what the controller knows of each machine and does next, as state machines without IO and clock.
+//!
+//! A runtime performs the [`Action`]s of a [`Sub`] and tells it what came of them as [`Event`]s, with the time. So
+//! thousands of machines and weeks of clock fit into a test.
+
+mod status;
+mod sub;
+
+pub use status::Status;
+pub use sub::{Action, CompareError, Event, Moment, Required, Settings, Sub, SubInfo, Updates, Wanted};
