@@ -1,0 +1,27 @@
+//! What every daemon and tool of the fleet shares, so that each binary is only its composition: options with a
+//! configuration file of the same names, certificates from the usual places, logging, signals, the async runtime,
+//! and reports to people and programs.
+//!
+//! ```
+//! use dominator_daemon::value::{Duration, HostPort};
+//!
+//! let server: HostPort = "images.example.com:6971".parse()?;
+//! assert_eq!((server.host(), server.port()), ("images.example.com", 6971));
+//! assert_eq!("500ms".parse::<Duration>()?.get(), std::time::Duration::from_millis(500));
+//! # Ok::<(), dominator_daemon::value::BadValue>(())
+//! ```
+//!
+//! # What is not here
+//! Nothing of the protocol, of images or of file-systems: a daemon's own crate joins those.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod failure;
+pub mod logging;
+pub mod process;
+pub mod report;
+pub mod tls;
+pub mod value;
+
+pub use failure::{During, Failure};
+pub use process::{Daemon, DaemonOptions, Reload, Shutdown, daemon, tool};

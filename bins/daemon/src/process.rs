@@ -1,0 +1,209 @@
+//! The life of a process: options, runtime, signals, exit status.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::{self, ConfigError};
+use crate::failure::{During, Failure};
+use crate::logging::{LogFormat, LogOptions};
+use crate::report::complain;
+use crate::tls::TlsOptions;
+
+/// How many threads do blocking work (files, hashing) at most.
+pub const BLOCKING_THREADS: usize = 64;
+/// How long blocking work may go on after the end of a daemon's own work.
+const LAST_WORK: Duration = Duration::from_secs(30);
+/// Exit status when a question could not be answered, as opposed to answered with no.
+pub const UNANSWERED: u8 = 2;
+
+/// What a daemon is called and where it lives, unless told otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Daemon {
+    /// Its name: that of its directory in `/etc/ssl`, too.
+    pub name: &'static str,
+    /// Where it listens.
+    pub listen: &'static str,
+    /// Where its state is.
+    pub state_dir: &'static str,
+}
+
+/// The options every daemon has.
+#[derive(Clone, Debug, Args)]
+pub struct DaemonOptions {
+    /// Read options from this TOML file, whose keys are the long flags; flags given here replace them
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Accept connections on this address
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Keep state in this directory
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Whom to be and whom to believe.
+    #[command(flatten)]
+    pub tls: TlsOptions,
+    /// How to log.
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+impl Daemon {
+    /// Fills in this daemon's defaults.
+    pub fn adjust(self, command: Command) -> Command {
+        command
+            .mut_arg("listen", |argument| argument.default_value(self.listen))
+            .mut_arg("state_dir", |argument| argument.default_value(self.state_dir))
+    }
+}
+
+/// Runs a daemon until it is told to end (SIGTERM, SIGINT), from its options to its exit status.
+pub fn daemon<O, F>(
+    daemon: Daemon,
+    common: impl Fn(&O) -> &DaemonOptions,
+    serve: impl FnOnce(O, Shutdown) -> F,
+) -> ExitCode
+where
+    O: CommandFactory + FromArgMatches,
+    F: Future<Output = Result<(), Failure>>,
+{
+    let options: O = match config::parse(|command| daemon.adjust(command), std::env::args_os()) {
+        Ok(options) => options,
+        Err(error) => return refuse(daemon.name, error),
+    };
+    let run = || {
+        common(&options).log.start()?;
+        // Nothing a daemon writes is for others to read, unless it says so itself.
+        umask(rustix::fs::Mode::from_raw_mode(0o027));
+        raise_file_limit();
+        let runtime = runtime()?;
+        let result = runtime.block_on(async { serve(options, Shutdown::on_signals()?).await });
+        runtime.shutdown_timeout(LAST_WORK);
+        result
+    };
+    finish(daemon.name, run().map(|()| ExitCode::SUCCESS))
+}
+
+/// Runs a tool, from its options to its exit status. Logging is off below warnings.
+pub fn tool<O, F>(name: &str, work: impl FnOnce(O) -> F) -> ExitCode
+where
+    O: Parser,
+    F: Future<Output = Result<ExitCode, Failure>>,
+{
+    let options = O::parse();
+    let run = || {
+        LogOptions { log_format: LogFormat::Text, log_level: "warn".into() }.start()?;
+        let runtime = runtime()?;
+        let result = runtime.block_on(work(options));
+        runtime.shutdown_timeout(LAST_WORK);
+        result
+    };
+    finish(name, run())
+}
+
+/// A multi-threaded runtime whose pool of blocking threads is bounded.
+///
+/// # Errors
+/// [`Failure`] when the system has no threads left.
+pub fn runtime() -> Result<Runtime, Failure> {
+    let built = Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
+    built.during(|| "can't start the runtime".into())
+}
+
+/// Makes a directory and those above it, unless it is there.
+///
+/// # Errors
+/// [`Failure`], naming it.
+pub fn ensure_directory(path: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(path).during(|| format!("can't make the directory {}", path.display()))
+}
+
+/// Warns when a daemon that needs no privileges has them all.
+pub fn warn_if_root(name: &str) {
+    if geteuid().is_root() {
+        tracing::warn!("{name} runs as root and needs not; run it as a user of its own");
+    }
+}
+
+/// Tells every part of a daemon that it is time to end. Clones tell the same.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+impl Shutdown {
+    /// Resolves once the process was asked to end. Safe to cancel.
+    pub async fn requested(mut self) {
+        // A sender that is gone can't ask any more: the runtime is being torn down.
+        drop(self.0.wait_for(|requested| *requested).await);
+    }
+
+    fn on_signals() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).during(|| "can't listen to signals".into());
+        let (mut terminate, mut interrupt) =
+            (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+        let (sender, receiver) = watch::channel(false);
+        tokio::spawn(async move {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            tracing::info!("{name}: ending");
+            sender.send_replace(true);
+            // Kept until the process ends: a second signal must not end it halfway.
+            std::future::pending::<()>().await;
+        });
+        Ok(Self(receiver))
+    }
+}
+
+/// Orders to read certificates again (SIGHUP).
+#[derive(Debug)]
+pub struct Reload(Signal);
+
+impl Reload {
+    /// Listens to the signal from now on.
+    ///
+    /// # Errors
+    /// [`Failure`] when signals can't be listened to.
+    pub fn on_hangup() -> Result<Self, Failure> {
+        signal(SignalKind::hangup()).map(Self).during(|| "can't listen to SIGHUP".into())
+    }
+
+    /// Resolves with the next order. Safe to cancel.
+    pub async fn ordered(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+fn refuse(name: &str, error: ConfigError) -> ExitCode {
+    if let ConfigError::CommandLine(error) = error {
+        error.exit();
+    }
+    complain(name, &error);
+    ExitCode::from(UNANSWERED)
+}
+
+fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
+    result.unwrap_or_else(|failure| {
+        complain(name, &failure);
+        ExitCode::FAILURE
+    })
+}
+
+/// Connections and files are many; the hard limit is the operator's word, the soft one only a default.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!("can't raise the limit of open files: {error}");
+    }
+}

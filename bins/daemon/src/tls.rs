@@ -1,0 +1,91 @@
+//! Certificates, keys and authorities from where they usually lie.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use clap::Args;
+use dominator_pki::keystore::{self, AUTHORITIES, CredentialPaths, IDENTITY_AUTHORITIES, IdentityFile};
+use dominator_pki::{Credentials, PkiError, Trust};
+
+use crate::failure::chain;
+
+/// Which certificate to show and whom to believe.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = "Certificates")]
+pub struct TlsOptions {
+    /// The certificate to show, PEM [default: a daemon's /etc/ssl/NAME/cert.pem, a tool's best in ~/.ssl]
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// The authorities whose certificates are believed in full, PEM [default: ~/.ssl/CA.pem for a tool, if it is there;
+    /// /etc/ssl/CA.pem]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The authorities believed in who somebody is, but not in what he may do, PEM [default: /etc/ssl/IdentityCA.pem,
+    /// if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub identity_ca_file: Option<PathBuf>,
+}
+
+/// Who we are and whom we believe.
+#[derive(Clone, Debug)]
+pub struct TlsIdentity {
+    /// Our certificate and key.
+    pub credentials: Credentials,
+    /// The authorities.
+    pub trust: Trust,
+}
+
+impl TlsOptions {
+    /// Loads what daemon `name` needs.
+    ///
+    /// # Errors
+    /// [`PkiError`], naming the file.
+    pub fn load_daemon(&self, name: &str) -> Result<TlsIdentity, PkiError> {
+        let paths = self.paths().unwrap_or_else(|| CredentialPaths::daemon(name));
+        let credentials = keystore::load(&paths, SystemTime::now())?;
+        if let Some(exposed) = credentials.exposed() {
+            tracing::warn!("{exposed}");
+        }
+        let authorities = self.ca_file.as_deref().unwrap_or(Path::new(AUTHORITIES));
+        Ok(TlsIdentity { credentials, trust: self.trust(authorities)? })
+    }
+
+    /// Loads what a tool needs: the files named, else the best certificate in `~/.ssl`.
+    ///
+    /// # Errors
+    /// [`PkiError`], naming the file.
+    pub fn load_tool(&self) -> Result<TlsIdentity, PkiError> {
+        let home = std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"));
+        let credentials = match self.paths() {
+            Some(paths) => keystore::load(&paths, SystemTime::now())?,
+            None => best_of(&home)?,
+        };
+        let own = home.join(".ssl/CA.pem");
+        let usual = if own.exists() { own } else { AUTHORITIES.into() };
+        Ok(TlsIdentity { credentials, trust: self.trust(self.ca_file.as_deref().unwrap_or(&usual))? })
+    }
+
+    fn paths(&self) -> Option<CredentialPaths> {
+        let (certificate, key) = self.cert_file.clone().zip(self.key_file.clone())?;
+        Some(CredentialPaths { certificate, key })
+    }
+
+    fn trust(&self, authorities: &Path) -> Result<Trust, PkiError> {
+        let identity = match &self.identity_ca_file {
+            Some(path) => IdentityFile::At(path),
+            None => IdentityFile::IfPresent(Path::new(IDENTITY_AUTHORITIES)),
+        };
+        keystore::load_trust(authorities, identity)
+    }
+}
+
+fn best_of(home: &Path) -> Result<Credentials, PkiError> {
+    let mut store = keystore::load_user(home, SystemTime::now())?;
+    for refused in &store.refused {
+        tracing::warn!("passed over: {}", chain(refused));
+    }
+    Ok(store.credentials.swap_remove(0))
+}
