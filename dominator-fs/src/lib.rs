@@ -7,4 +7,6 @@
 
 pub mod publish;
 pub mod root;
+pub mod scan;
 pub mod seam;
+pub mod traits;

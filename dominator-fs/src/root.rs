@@ -155,6 +155,20 @@ pub fn xattrs_at(dir: impl AsFd, name: &[u8], policy: XattrPolicy) -> io::Result
     )
 }
 
+/// The extended attributes of what `handle` was opened for that `policy` covers; a handle that only names the file
+/// (`O_PATH`) is enough. Needs `/proc`.
+///
+/// # Errors
+/// As [`xattrs_of`].
+pub fn xattrs_itself(handle: impl AsFd, policy: XattrPolicy) -> io::Result<Xattrs> {
+    let path = format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd());
+    collect_xattrs(
+        policy,
+        |buffer| rustix::fs::listxattr(&path, buffer),
+        |name, buffer| rustix::fs::getxattr(&path, name, buffer),
+    )
+}
+
 /// A path for system calls that take no handle. No race hides in it: the directory is named by its handle, and the
 /// calls it is for (those that begin with `l`) don't follow the last component.
 pub fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
