@@ -58,13 +58,14 @@ impl Lines {
     pub const MAX_LINES: usize = 10_000;
     /// The longest line, in bytes.
     pub const MAX_LINE: usize = 4096;
-    /// The memory the compiled filter may take, in bytes.
+    /// The memory a compiled filter may take, in bytes, however long it is.
     const MAX_COMPILED: usize = 64 * 1024 * 1024;
 
-    /// Compiles `lines`.
+    /// Compiles `lines`. The compiled filter takes memory in proportion to their length: counted repetitions within
+    /// each other (`(a{1000}){1000}`) are refused, since a filter comes from elsewhere.
     ///
     /// # Errors
-    /// [`BadFilter`] naming the first line that is no regular expression, too long, or one too many.
+    /// [`BadFilter`] naming the first line that is no regular expression, too long, one too many, or takes too much.
     pub fn new(lines: Vec<String>) -> Result<Self, BadFilter> {
         let fault = |number: usize, line: &str, why: String| BadFilter {
             number: number + 1,
@@ -78,10 +79,9 @@ impl Lines {
             if line.is_empty() || line.len() > Self::MAX_LINE || line.contains('\n') {
                 return Err(fault(number, line, format!("a line has 1 to {} bytes", Self::MAX_LINE)));
             }
-            compile([line.as_str()]).map_err(|error| fault(number, line, error.to_string()))?;
         }
-        let patterns = lines.iter().map(String::as_str).filter(|line| *line != "!");
-        let set = compile(patterns).map_err(|error| fault(0, "the whole filter", error.to_string()))?;
+        let set =
+            compile_all(&lines).map_err(|(number, line, error)| fault(number, line, error.to_string()))?;
         let inverted = lines.iter().any(|line| line == "!");
         Ok(Self { lines, inverted, set })
     }
@@ -111,14 +111,43 @@ impl PartialEq for Lines {
 
 impl Eq for Lines {}
 
-/// Each line anchored at the start, in a group of its own so that `a|b` is anchored as a whole.
-fn compile<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<RegexSet, regex::Error> {
-    let anchored = lines.into_iter().map(|line| format!("^(?:{line})"));
-    RegexSetBuilder::new(anchored)
+/// All lines as one set, or the first line that makes it fail, with the reason. That line is found by halving, as each
+/// attempt may cost as much as the whole filter.
+fn compile_all(lines: &[String]) -> Result<RegexSet, (usize, &str, regex::Error)> {
+    let length: usize = lines.iter().map(String::len).sum();
+    let limit = Lines::MAX_COMPILED.min(256 * (1024 + length));
+    let mut error = match compile(lines, limit) {
+        Ok(set) => return Ok(set),
+        Err(error) => error,
+    };
+    // INVARIANT: the first `good` lines compile, the first `bad` do not.
+    let (mut good, mut bad) = (0, lines.len());
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        match compile(lines.get(..middle).unwrap_or(lines), limit) {
+            Ok(_) => good = middle,
+            Err(found) => (bad, error) = (middle, found),
+        }
+    }
+    Err((good, lines.get(good).map_or("", String::as_str), error))
+}
+
+/// Each line anchored at the start, in a group of its own so that `a|b` is anchored as a whole. Each must be an
+/// expression by itself, too: `a)|(?:b` would leave its group and be anchored no more.
+fn compile(lines: &[String], limit: usize) -> Result<RegexSet, regex::Error> {
+    let lines = lines.iter().map(String::as_str).filter(|line| *line != "!");
+    build(lines.clone(), limit)?;
+    build(lines.map(|line| format!("^(?:{line})")), limit)
+}
+
+fn build(patterns: impl Iterator<Item = impl AsRef<str>>, limit: usize) -> Result<RegexSet, regex::Error> {
+    /// What the matcher remembers of a small filter; less would make it slow.
+    const MIN_MEMORY: usize = 2 * 1024 * 1024;
+    RegexSetBuilder::new(patterns)
         .unicode(false)
         .dot_matches_new_line(true)
-        .size_limit(Lines::MAX_COMPILED)
-        .dfa_size_limit(Lines::MAX_COMPILED)
+        .size_limit(limit)
+        .dfa_size_limit(limit.max(MIN_MEMORY))
         .build()
 }
 
@@ -184,6 +213,17 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("/bad("), "{error}");
         assert!(Filter::parse(&"/x\n".repeat(Lines::MAX_LINES + 1)).is_err());
         assert!(Filter::parse("/a{1000}{1000}{1000}").is_err());
+    }
+
+    #[test]
+    fn a_short_line_can_not_take_much_memory_or_leave_its_anchor() {
+        for bad in ["/a{1000}{100}", "/(.{0,250}){250}", "a)|(?:b", "/a(?x)#"] {
+            let error = Filter::parse(&format!("/ok\n{bad}\n/fine")).unwrap_err().to_string();
+            assert!(error.contains("line 2"), "{error}");
+        }
+        check("/tmp/[^/]{1,255}/.{0,255}$", &["/tmp/a/b"], &["/tmp/a"]);
+        let many: Vec<_> = (0..1000).map(|n| format!("/var/lib/app{n}/[a-z]{{1,20}}[.]log$")).collect();
+        assert!(Lines::new(many).unwrap().matches(b"/var/lib/app999/x.log"));
     }
 
     /// One element of the small language the slow reference knows.

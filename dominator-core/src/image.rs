@@ -152,7 +152,10 @@ impl Image {
         w.u8(self.xattrs.bits());
         w.bytes(self.created_by.as_bytes());
         w.u64(self.created_on);
-        w.u64(self.expires_at.unwrap_or(0));
+        w.u8(u8::from(self.expires_at.is_some()));
+        if let Some(end) = self.expires_at {
+            w.u64(end);
+        }
         encode_map(&mut w, &self.annotations);
         encode_map(&mut w, &self.tags);
         encode_list(&mut w, &self.owner_users);
@@ -178,7 +181,7 @@ impl Image {
             XattrPolicy::from_bits(r.u8()?).ok_or(DecodeError::Invalid("an unknown class of attributes"))?;
         let created_by = r.text(Self::MAX_TEXT)?.to_owned();
         let created_on = r.u64()?;
-        let expires_at = Some(r.u64()?).filter(|end| *end != 0);
+        let expires_at = if r.flag()? { Some(r.u64()?) } else { None };
         let (annotations, tags) = (decode_map(&mut r)?, decode_map(&mut r)?);
         let (owner_users, owner_groups) = (decode_list(&mut r)?, decode_list(&mut r)?);
         r.end()?;

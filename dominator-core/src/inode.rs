@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::object::ObjectId;
 use crate::tree::DirectoryId;
+use crate::view::XattrClass;
 
 /// Permission bits with set-uid, set-gid and sticky: the low twelve bits of `st_mode`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,9 +80,10 @@ impl Xattrs {
     /// Adds or replaces one.
     ///
     /// # Errors
-    /// [`BadXattr`] when name, value or number are beyond what Linux takes.
+    /// [`BadXattr`] when it is of no [class](XattrClass) the model carries, or name, value or number are beyond what
+    /// Linux takes.
     pub fn insert(&mut self, name: &[u8], value: &[u8]) -> Result<(), BadXattr> {
-        let fits = !name.is_empty()
+        let fits = XattrClass::of(name).is_some()
             && name.len() <= Self::MAX_NAME
             && !name.contains(&0)
             && value.len() <= Self::MAX_VALUE
@@ -114,10 +116,11 @@ impl Xattrs {
     }
 }
 
-/// An extended attribute no Linux file could carry.
+/// An extended attribute that no file of the model could carry.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "extended attribute {name:?} is beyond what Linux takes: name of 1–255 bytes, value up to 64 KiB, 1024 a file"
+    "extended attribute {name:?} is not carried: capabilities, SELinux labels, ACLs and user.* are, with a name of up \
+     to 255 bytes, a value of up to 64 KiB, 1024 a file"
 )]
 pub struct BadXattr {
     name: String,
@@ -166,7 +169,7 @@ pub enum Kind {
     },
     /// A file whose contents a generator makes for each machine; only in images.
     Computed {
-        /// The generator, `host:port`.
+        /// The generator, `host:port`; 1 to 512 bytes.
         source: String,
     },
     /// A symbolic link.
@@ -363,7 +366,7 @@ fn decode_time(r: &mut Reader<'_>) -> Result<Timestamp, DecodeError> {
 
 fn decode_xattrs(r: &mut Reader<'_>) -> Result<Xattrs, DecodeError> {
     let mut xattrs = Xattrs::default();
-    for _ in 0..r.count(8)? {
+    for _ in 0..r.count(9)? {
         let (name, value) = (r.bytes(Xattrs::MAX_NAME)?, r.bytes(Xattrs::MAX_VALUE)?);
         if xattrs.0.last_key_value().is_some_and(|(last, _)| **last >= *name) {
             return Err(DecodeError::Invalid("extended attributes out of order"));
@@ -379,7 +382,13 @@ fn decode_kind(tag: u8, r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
     let device = |r: &mut Reader<'_>| Ok(Device { major: r.u32()?, minor: r.u32()? });
     Ok(match tag {
         b'r' => Kind::Regular { mtime: decode_time(r)?, size: r.u64()?, object: r.id()? },
-        b'm' => Kind::Computed { source: r.text(Inode::MAX_SOURCE)?.into() },
+        b'm' => {
+            let source = r.text(Inode::MAX_SOURCE)?;
+            if source.is_empty() {
+                return Err(DecodeError::Invalid("a computed file that nobody computes"));
+            }
+            Kind::Computed { source: source.into() }
+        }
         b'l' => {
             let target = r.bytes(Inode::MAX_TARGET)?;
             if target.is_empty() || target.contains(&0) {

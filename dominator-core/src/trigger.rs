@@ -41,14 +41,15 @@ fn is_false(flag: &bool) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Triggers {
     list: Vec<Trigger>,
-    lines: Vec<Lines>,
+    /// The lines of each; those of merged triggers in several parts.
+    lines: Vec<Vec<Lines>>,
 }
 
 impl Triggers {
     /// How many there may be.
     pub const MAX_COUNT: usize = 1000;
     /// The longest JSON text accepted, in bytes.
-    pub const MAX_JSON: usize = 4 * 1024 * 1024;
+    pub const MAX_JSON: usize = 1024 * 1024;
     /// The longest service name, in bytes.
     pub const MAX_SERVICE: usize = 255;
 
@@ -65,6 +66,7 @@ impl Triggers {
                 return Err(BadTriggers::Service { service: trigger.service.chars().take(80).collect() });
             }
             Lines::new(trigger.match_lines.clone())
+                .map(|lines| vec![lines])
                 .map_err(|source| BadTriggers::Line { service: trigger.service.clone(), source })
         };
         let lines = list.iter().map(compile).collect::<Result<_, _>>()?;
@@ -100,7 +102,9 @@ impl Triggers {
 
     /// The triggers that one of `changed` fires, in order of their sort names, each once.
     pub fn fired_by<'a>(&self, changed: impl IntoIterator<Item = &'a ImagePath> + Clone) -> Vec<&Trigger> {
-        let fires = |lines: &Lines| changed.clone().into_iter().any(|path| lines.matches(path.as_bytes()));
+        let fires = |parts: &[Lines]| {
+            changed.clone().into_iter().any(|path| parts.iter().any(|lines| lines.matches(path.as_bytes())))
+        };
         let mut fired: Vec<_> = self
             .list
             .iter()
@@ -112,17 +116,23 @@ impl Triggers {
         fired
     }
 
-    /// Both lists as one: triggers of one service and action are merged, with all their lines and the graver of their
-    /// flags; the first sort name that says anything is kept.
+    /// Both lists as one: triggers of one service and action are merged, fire when either would, and have the graver of
+    /// their flags; the first sort name that says anything is kept. The limits hold for each list, not for both.
     pub fn merged(&self, other: &Self) -> Self {
-        let mut merged: BTreeMap<(String, bool), Trigger> = BTreeMap::new();
-        for trigger in self.list.iter().chain(&other.list) {
-            let entry =
-                merged.entry((trigger.service.clone(), trigger.do_reload)).or_insert_with(|| Trigger {
-                    service: trigger.service.clone(),
-                    do_reload: trigger.do_reload,
-                    ..Trigger::default()
-                });
+        let mut merged: BTreeMap<(String, bool), (Trigger, Vec<Lines>)> = BTreeMap::new();
+        let both = self.list.iter().zip(&self.lines).chain(other.list.iter().zip(&other.lines));
+        for (trigger, parts) in both {
+            let empty = || {
+                let (service, do_reload) = (trigger.service.clone(), trigger.do_reload);
+                (Trigger { service, do_reload, ..Trigger::default() }, Vec::new())
+            };
+            let (entry, lines) =
+                merged.entry((trigger.service.clone(), trigger.do_reload)).or_insert_with(empty);
+            for part in parts {
+                if !lines.contains(part) {
+                    lines.push(part.clone());
+                }
+            }
             for line in &trigger.match_lines {
                 if !entry.match_lines.contains(line) {
                     entry.match_lines.push(line.clone());
@@ -134,8 +144,8 @@ impl Triggers {
                 entry.sort_name.clone_from(&trigger.sort_name);
             }
         }
-        Self::new(merged.into_values().collect())
-            .expect("invariant: lines that compiled apart compile together")
+        let (list, lines) = merged.into_values().unzip();
+        Self { list, lines }
     }
 }
 
@@ -261,6 +271,24 @@ mod tests {
         assert_eq!(merged.len(), 1);
         assert_eq!((merged[0].sort_name.as_str(), merged[0].high_impact), ("3", true));
         assert_eq!(merged[0].match_lines, ["/a", "/b"]);
+        let fires = |list: &Triggers, text: &str| list.fired_by(&[path(text)]).len();
+        assert_eq!((fires(&old.merged(&new), "/b"), fires(&new.merged(&old), "/a")), (1, 1));
+        assert_eq!(fires(&old.merged(&old), "/c"), 0);
+    }
+
+    #[test]
+    fn two_lists_at_their_limit_can_be_merged() {
+        let list = |prefix: &str| {
+            let trigger = |n| Trigger {
+                match_lines: vec![format!("/{prefix}/{n}$")],
+                service: format!("{prefix}{n}"),
+                ..Trigger::default()
+            };
+            Triggers::new((0..Triggers::MAX_COUNT).map(trigger).collect()).unwrap()
+        };
+        let merged = list("a").merged(&list("b"));
+        assert_eq!(merged.iter().count(), 2 * Triggers::MAX_COUNT);
+        assert_eq!(merged.fired_by(&[path("/b/7")]).len(), 1);
     }
 
     proptest! {

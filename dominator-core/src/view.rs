@@ -44,7 +44,7 @@ impl XattrClass {
             b"security.capability" => Some(Self::Capability),
             b"security.selinux" => Some(Self::Selinux),
             b"system.posix_acl_access" | b"system.posix_acl_default" => Some(Self::PosixAcl),
-            _ => name.starts_with(b"user.").then_some(Self::User),
+            _ => name.strip_prefix(b"user.").filter(|rest| !rest.is_empty()).map(|_| Self::User),
         }
     }
 
@@ -104,7 +104,7 @@ pub enum Ownership {
     Ignored,
 }
 
-/// How fine the times of a file-system are, in nanoseconds: 1 or a divisor or multiple of a second.
+/// How fine the times of a file-system are, in nanoseconds, up to a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Granularity(u32);
 
@@ -274,6 +274,8 @@ pub(crate) fn encode_filter(w: &mut Writer, filter: &Filter) {
     match filter {
         Filter::Sparse => w.u8(0),
         Filter::Empty => w.u8(1),
+        // No lines match nothing: that is the empty filter, whoever made it.
+        Filter::Lines(lines) if lines.lines().is_empty() => w.u8(1),
         Filter::Lines(lines) => {
             w.u8(2);
             w.count(lines.lines().len());

@@ -175,20 +175,20 @@ fn encode(w: &mut Writer, operation: &Operation) {
 fn decode(r: &mut Reader<'_>) -> Result<Operation, DecodeError> {
     Ok(match r.u8()? {
         1 => {
-            let (path, inode) = (decode_path(r)?, Inode::decode(r)?);
+            let (path, inode) = (decode_entry(r)?, Inode::decode(r)?);
             if !inode.is_directory() {
                 return Err(DecodeError::Invalid("a directory to make that is none"));
             }
             Operation::MakeDirectory { path, inode }
         }
         2 => {
-            let (path, inode) = (decode_path(r)?, Inode::decode(r)?);
+            let (path, inode) = (decode_entry(r)?, Inode::decode(r)?);
             if inode.is_directory() || inode.is_unknown() {
                 return Err(DecodeError::Invalid("something to put that is a directory or unknown"));
             }
             Operation::Put { path, inode }
         }
-        3 => Operation::Link { path: decode_path(r)?, target: decode_path(r)? },
+        3 => Operation::Link { path: decode_entry(r)?, target: decode_entry(r)? },
         4 => {
             let paths: Vec<_> = (0..r.count(5)?).map(|_| decode_path(r)).collect::<Result<_, _>>()?;
             let inode = Inode::decode(r)?;
@@ -201,7 +201,17 @@ fn decode(r: &mut Reader<'_>) -> Result<Operation, DecodeError> {
             }
             Operation::SetMetadata { paths, inode }
         }
-        5 => Operation::Delete { path: decode_path(r)?, directory: r.flag()? },
+        5 => Operation::Delete { path: decode_entry(r)?, directory: r.flag()? },
         _ => return Err(DecodeError::Invalid("an operation not known here")),
     })
+}
+
+/// The root is there on every machine: its metadata may change, but nobody makes, replaces, links or deletes it.
+fn decode_entry(r: &mut Reader<'_>) -> Result<ImagePath, DecodeError> {
+    let path = decode_path(r)?;
+    if path.is_root() {
+        Err(DecodeError::Invalid("an operation that would replace the root"))
+    } else {
+        Ok(path)
+    }
 }

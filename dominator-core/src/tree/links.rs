@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::object::ObjectId;
 use crate::path::ImagePath;
@@ -14,13 +16,16 @@ impl LinkSets {
     const MAGIC: [u8; 4] = *b"DLK1";
     /// The longest encoding accepted, in bytes.
     pub const MAX_LEN: usize = 256 * 1024 * 1024;
+    /// The shortest name that is not the root's.
+    const MIN_NAME: usize = 4 + 2;
 
-    /// Brings sets of names into canonical order; sets of one name are no hard links and are dropped. The sets must be
-    /// disjoint, as the names of different inodes are; a name that comes twice stays in the first set only.
+    /// Brings sets of names into canonical order; sets of one name are no hard links and are dropped, and so is the
+    /// root, which can have no second name. The sets must be disjoint, as the names of different inodes are; a name
+    /// that comes twice stays in the first set only.
     pub fn new(sets: impl IntoIterator<Item = Vec<ImagePath>>) -> Self {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let tidy = |mut set: Vec<ImagePath>| {
-            set.retain(|path| seen.insert(path.clone()));
+            set.retain(|path| !path.is_root() && seen.insert(path.clone()));
             set.sort();
             (set.len() >= 2).then_some(set)
         };
@@ -61,18 +66,30 @@ impl LinkSets {
     /// [`DecodeError`] when it is none: sets or names out of order, twice, or a set of less than two.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::open(bytes, Self::MAGIC, Self::MAX_LEN)?;
-        let mut sets = Vec::new();
-        for _ in 0..r.count(4 + 2 * 6)? {
-            let mut set = Vec::new();
-            for _ in 0..r.count(6)? {
-                let path = ImagePath::parse(r.bytes(ImagePath::MAX_LEN)?)
-                    .map_err(|_| DecodeError::Invalid("a path no tree could hold"))?;
-                set.push(path);
+        let mut seen = HashSet::new();
+        let mut sets: Vec<Vec<ImagePath>> = Vec::new();
+        for _ in 0..r.count(4 + 2 * Self::MIN_NAME)? {
+            let set = decode_set(&mut r, &mut seen)?;
+            if sets.last().is_some_and(|last| last.first() >= set.first()) {
+                return Err(DecodeError::Invalid("hard links out of order"));
             }
             sets.push(set);
         }
         r.end()?;
-        let canonical = Self::new(sets.iter().cloned());
-        if canonical.0 == sets { Ok(canonical) } else { Err(DecodeError::Invalid("hard links out of order")) }
+        Ok(Self(sets))
     }
+}
+
+/// One set; `seen` are the names of all sets so far, as they stand in the encoding.
+fn decode_set<'a>(r: &mut Reader<'a>, seen: &mut HashSet<&'a [u8]>) -> Result<Vec<ImagePath>, DecodeError> {
+    let mut set: Vec<ImagePath> = Vec::new();
+    for _ in 0..r.count(LinkSets::MIN_NAME)? {
+        let raw = r.bytes(ImagePath::MAX_LEN)?;
+        let path = ImagePath::parse(raw).map_err(|_| DecodeError::Invalid("a path no tree could hold"))?;
+        if path.is_root() || set.last().is_some_and(|last| *last >= path) || !seen.insert(raw) {
+            return Err(DecodeError::Invalid("hard links out of order, twice, or to the root"));
+        }
+        set.push(path);
+    }
+    if set.len() < 2 { Err(DecodeError::Invalid("a hard link of one name")) } else { Ok(set) }
 }
