@@ -3,8 +3,12 @@
 //! A runtime performs the [`Action`]s of a [`Sub`] and tells it what came of them as [`Event`]s, with the time. So
 //! thousands of machines and weeks of clock fit into a test.
 
+mod event;
+mod required;
 mod status;
 mod sub;
 
-pub use status::Status;
-pub use sub::{Action, CompareError, Event, Moment, Required, Settings, Sub, SubInfo, Updates, Wanted};
+pub use event::{Action, CompareError, Event, Moment, Settings, SubInfo, Updates};
+pub use required::{Required, Wanted};
+pub use status::{BadStatus, Status};
+pub use sub::Sub;

@@ -1,216 +1,16 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
-
-use super::Status;
-use crate::image::{Image, ImageName};
-use crate::inode::Kind;
-use crate::object::ObjectId;
+use super::required::danger;
+use super::{Action, CompareError, Event, Moment, Required, Settings, Status, SubInfo, Updates, Wanted};
 use crate::path::ImagePath;
 use crate::plan::{Compared, Operation, Plan};
 use crate::port::{
-    Activity, AgentError, AgentStatus, Cause, FetchReport, MachineTraits, PollReply, PollRequest, Scanned,
-    StoreError, Unreachable, UpdateReport,
+    Activity, AgentError, AgentStatus, FetchReport, PollReply, PollRequest, Scanned, StoreError, Unreachable,
+    UpdateReport,
 };
-use crate::tree::{Snapshot, Tree, TreeId};
-use crate::view::{View, ViewId};
-
-/// A point in time: how long after the runtime's beginning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(pub Duration);
-
-impl Moment {
-    /// So much later.
-    pub fn after(self, time: Duration) -> Self {
-        Self(self.0.saturating_add(time))
-    }
-}
-
-/// How patient the controller is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The least time between the beginnings of two polls of one machine.
-    pub min_interval: Duration,
-    /// How long an agent may wait for a change before it answers a poll.
-    pub poll_wait: Duration,
-    /// The first pause after a failure; doubled with each that follows.
-    pub retry_min: Duration,
-    /// The longest pause.
-    pub retry_max: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            min_interval: Duration::from_secs(1),
-            poll_wait: Duration::from_secs(30),
-            retry_min: Duration::from_secs(1),
-            retry_max: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Which image a machine must be, as far as the controller has it.
-#[derive(Clone, Debug, Default)]
-pub enum Wanted {
-    /// The machine data base names none.
-    #[default]
-    Undefined,
-    /// The one named is not here, for the reason given.
-    NotReady(ImageName, String),
-    /// The one named.
-    Ready(ImageName, Arc<Image>),
-}
-
-/// What a machine must be, under the view that suits it.
-#[derive(Clone, Debug)]
-pub struct Required {
-    /// Which image this is.
-    pub name: ImageName,
-    /// Its manifest.
-    pub image: Arc<Image>,
-    /// The machine's part in the view.
-    pub traits: MachineTraits,
-    /// The view.
-    pub view: View,
-    /// The id of the view.
-    pub view_id: ViewId,
-    /// The image's tree under it.
-    pub tree: Snapshot,
-    /// The id of that.
-    pub tree_id: TreeId,
-    /// How many entries that has.
-    pub inodes: u64,
-    /// Files in view that a generator must make.
-    pub computed: BTreeSet<ImagePath>,
-}
-
-impl Required {
-    /// What a machine of these traits must be. `tree` is the image's own tree. Takes time in proportion to the tree:
-    /// keep the result for all machines alike.
-    pub fn new(name: ImageName, image: Arc<Image>, tree: &Snapshot, traits: MachineTraits) -> Self {
-        let view = traits.view(&image, tree);
-        let tree = view.apply(tree);
-        let (mut inodes, mut computed) = (0, BTreeSet::new());
-        tree.walk(|path, inode| {
-            inodes += 1;
-            if matches!(inode.kind, Kind::Computed { .. }) {
-                computed.insert(path.clone());
-            }
-        });
-        let (view_id, tree_id) = (view.id(), tree.id());
-        Self { name, image, traits, view, view_id, tree, tree_id, inodes, computed }
-    }
-
-    /// Whether only the paths of the image are looked at, and its name is not recorded on the machine.
-    pub fn is_sparse(&self) -> bool {
-        self.view.only.is_some()
-    }
-}
-
-/// Whether a machine may be changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Updates {
-    /// It may.
-    #[default]
-    Enabled,
-    /// It is only looked at.
-    Disabled,
-}
-
-/// What the runtime is to do. One call at a time: a [`Action::Poll`] takes the place of a poll that is still waiting,
-/// whose answer must not be told any more.
-#[derive(Clone, Debug)]
-pub enum Action {
-    /// Connect to the agent, dropping the connection there may be; answer with [`Event::Dialed`].
-    Dial,
-    /// Poll; answer with [`Event::Polled`].
-    Poll(PollRequest),
-    /// Make [`Required`] of the wanted image for these traits; answer with [`Event::Required`].
-    Require(ImageName, Arc<Image>, MachineTraits),
-    /// Send the view; answer with [`Event::ViewSet`].
-    SetView(Arc<Required>),
-    /// Compare the machine's tree with the required one, getting directories that differ; answer with
-    /// [`Event::Compared`].
-    Compare(Arc<Required>, Tree),
-    /// Make the agent fetch objects, given with their lengths in bytes; answer with [`Event::Fetched`].
-    Fetch(BTreeMap<ObjectId, u64>),
-    /// Make the agent carry out a plan made for that tree; answer with [`Event::Updated`].
-    Update(Arc<Required>, TreeId, Plan),
-    /// Make the agent drop fetched objects; answer with [`Event::CleanedUp`].
-    CleanUp,
-    /// Tell [`Event::Wake`] at that time, unless told otherwise before.
-    WakeAt(Moment),
-}
-
-/// What the runtime tells.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// The machine data base, the images or the controller's switch changed.
-    Wanted(Wanted, Updates),
-    /// Of [`Action::Dial`].
-    Dialed(Result<(), AgentError>),
-    /// Of [`Action::Poll`].
-    Polled(Result<Box<PollReply>, AgentError>),
-    /// Of [`Action::Require`].
-    Required(Result<Arc<Required>, Cause>),
-    /// Of [`Action::SetView`].
-    ViewSet(Result<(), AgentError>),
-    /// Of [`Action::Compare`].
-    Compared(Result<Box<Compared>, CompareError>),
-    /// Of [`Action::Fetch`].
-    Fetched(Result<FetchReport, AgentError>),
-    /// Of [`Action::Update`].
-    Updated(Result<UpdateReport, AgentError>),
-    /// Of [`Action::CleanUp`].
-    CleanedUp(Result<(), AgentError>),
-    /// Of [`Action::WakeAt`].
-    Wake,
-    /// An operator agrees to the plan that was found unsafe, once.
-    ClearSafetyShutoff,
-}
-
-/// A comparison that could not be made.
-#[derive(Clone, Debug, Error)]
-pub enum CompareError {
-    /// The agent could not be asked.
-    #[error(transparent)]
-    Agent(#[from] AgentError),
-    /// The machine's tree makes no sense.
-    #[error("the machine's tree makes no sense")]
-    Tree(#[source] Cause),
-}
-
-/// What people are told of a machine.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SubInfo {
-    /// How it stands.
-    pub status: Status,
-    /// More about that: the error, or what is unsafe.
-    pub detail: Option<String>,
-    /// What it must be.
-    pub required_image: Option<ImageName>,
-    /// What the agent last made it be.
-    pub last_image: Option<ImageName>,
-    /// How many paths could not be looked at.
-    pub unknown: u64,
-    /// Directories that would have to go but hold what is not in view.
-    pub kept: BTreeSet<ImagePath>,
-    /// How many scans the agent has completed.
-    pub scan_count: u64,
-    /// How long the last one took.
-    pub scan_duration: Duration,
-    /// When it was last found to be what it must be.
-    pub last_sync: Option<Moment>,
-    /// When it last answered.
-    pub last_reply: Option<Moment>,
-    /// How many updates were carried out.
-    pub updates: u64,
-    /// How many objects it was made to fetch.
-    pub objects_fetched: u64,
-}
+use crate::tree::TreeId;
 
 /// The call that is being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,11 +130,11 @@ impl Sub {
                     self.interrupt(now, out);
                 }
             }
-            Event::Wake => match self.phase {
-                Phase::Resting(Connection::Down) => self.dial(out),
-                Phase::Resting(Connection::Up) => self.poll(now, Duration::ZERO, out),
-                _ => {}
-            },
+            Event::Wake => {
+                if let Phase::Resting(connection) = self.phase {
+                    self.resume(now, connection, out);
+                }
+            }
             Event::Dialed(Ok(())) => self.poll(now, Duration::ZERO, out),
             Event::Dialed(Err(error)) => self.lost(now, &error, Status::FailedToConnect, out),
             Event::Polled(Ok(reply)) => self.on_polled(now, *reply, out),
@@ -384,13 +184,32 @@ impl Sub {
 
     /// The wish changed: look again as soon as the call that is being made allows.
     fn interrupt(&mut self, now: Moment, out: &mut Vec<Action>) {
-        match self.phase {
-            Phase::Polling | Phase::Resting(Connection::Up) => {
-                self.set(Status::WaitingToPoll, None);
-                self.poll(now, Duration::ZERO, out);
+        let connection = match self.phase {
+            Phase::Resting(connection) => Some(connection),
+            Phase::Polling => Some(Connection::Up),
+            Phase::Dialing
+            | Phase::Requiring
+            | Phase::SettingView
+            | Phase::Comparing
+            | Phase::Fetching
+            | Phase::Updating
+            | Phase::CleaningUp => None,
+        };
+        match connection {
+            Some(connection) => {
+                if connection == Connection::Up {
+                    self.set(Status::WaitingToPoll, None);
+                }
+                self.resume(now, connection, out);
             }
-            Phase::Resting(Connection::Down) => self.dial(out),
-            _ => self.stale = true,
+            None => self.stale = true,
+        }
+    }
+
+    fn resume(&mut self, now: Moment, connection: Connection, out: &mut Vec<Action>) {
+        match connection {
+            Connection::Down => self.dial(out),
+            Connection::Up => self.poll(now, Duration::ZERO, out),
         }
     }
 
@@ -517,9 +336,8 @@ impl Sub {
         };
         let kept = self.last.as_ref().map(|status| status.kept.clone()).unwrap_or_default();
         let mut plan = compared.plan;
-        plan.operations.retain(|operation| match operation {
-            Operation::Delete { path, directory: true } => !kept.contains(path),
-            _ => true,
+        plan.operations.retain(|operation| {
+            !matches!(operation, Operation::Delete { path, directory: true } if kept.contains(path))
         });
         if plan.is_empty() {
             self.accepted = Some(Accepted { required: required.tree_id, actual, kept });
@@ -621,12 +439,11 @@ impl Sub {
     }
 
     fn on_compare_lost(&mut self, now: Moment, error: &AgentError, out: &mut Vec<Action>) {
-        match error {
+        if matches!(error, AgentError::Gone { .. } | AgentError::NotNow(_)) {
             // The machine moved on while it was looked at.
-            AgentError::Gone { .. } | AgentError::NotNow(_) => {
-                self.rest(now, Status::WaitingToPoll, None, out)
-            }
-            _ => self.lost(now, error, Status::FailedToPoll, out),
+            self.rest(now, Status::WaitingToPoll, None, out);
+        } else {
+            self.lost(now, error, Status::FailedToPoll, out);
         }
     }
 
@@ -659,13 +476,19 @@ impl Sub {
     /// The call failed: say why, and connect again after a pause if the connection is to blame.
     fn lost(&mut self, now: Moment, error: &AgentError, otherwise: Status, out: &mut Vec<Action>) {
         let status = match error {
-            AgentError::Unreachable { why, .. } if self.phase == Phase::Dialing => unreachable_status(*why),
+            AgentError::Denied(_) => Status::PollDenied,
             AgentError::Unreachable { why: Unreachable::BadCertificate, .. } => Status::BadCertificate,
             AgentError::Unreachable { why: Unreachable::MissingCertificate, .. } => {
                 Status::MissingCertificate
             }
-            AgentError::Denied(_) => Status::PollDenied,
-            _ => otherwise,
+            AgentError::Unreachable { why, .. } if self.phase == Phase::Dialing => unreachable_status(*why),
+            // The other words are for connections that never were.
+            AgentError::Unreachable { .. } => otherwise,
+            AgentError::NotNow(_)
+            | AgentError::Gone { .. }
+            | AgentError::Fetch(_)
+            | AgentError::Protocol(_)
+            | AgentError::Failed { .. } => otherwise,
         };
         self.rest(now, status, Some(chain(error)), out);
         if matches!(error, AgentError::Unreachable { .. } | AgentError::Protocol(_)) {
@@ -692,21 +515,6 @@ const BLOCK: u64 = 4096;
 pub(crate) const DISRUPTION_PENDING: &str = "disruption pending";
 /// What an agent says when that leave was refused.
 pub(crate) const DISRUPTION_DENIED: &str = "disruption denied";
-
-/// What speaks against an update: a machine that loses more than half of what it has was given the wrong image, or an
-/// image that came out wrong.
-fn danger(required: &Required, added: u64, deleted: u64) -> Option<String> {
-    let has = required.inodes.saturating_add(deleted).saturating_sub(added);
-    if required.is_sparse() {
-        None
-    } else if required.inodes < has / 2 {
-        Some(format!("the image has {} inodes, less than half of the machine's {has}", required.inodes))
-    } else if deleted > has / 2 {
-        Some(format!("{deleted} paths would be deleted, more than half of the machine's {has}"))
-    } else {
-        None
-    }
-}
 
 fn unreachable_status(why: Unreachable) -> Status {
     match why {
