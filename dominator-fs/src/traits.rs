@@ -32,7 +32,7 @@ pub fn traits_of(root: &Root) -> MachineTraits {
 }
 
 /// Whether the file-system knows the class: it then says that the attribute is not there, not that there can be none.
-fn is_kept(root: &Root, class: XattrClass) -> bool {
+pub(crate) fn is_kept(root: &Root, class: XattrClass) -> bool {
     let name = match class {
         XattrClass::Capability => c"security.capability",
         XattrClass::Selinux => c"security.selinux",

@@ -1,0 +1,10 @@
+//! For tests only: trees as nasty as Linux allows, and an oracle that tells what a tree is without any of our code.
+//!
+//! What fails here fails the test that asked: these functions panic with what happened.
+#![forbid(unsafe_code)]
+
+mod nasty;
+mod oracle;
+
+pub use nasty::{deep, nasty};
+pub use oracle::{Entries, compared, described, observed};
