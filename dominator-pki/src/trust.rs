@@ -10,7 +10,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
-use rustls::{CertificateError, ClientConfig, DistinguishedName, Error, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, DistinguishedName, Error, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -142,7 +142,6 @@ impl Trust {
         config.alpn_protocols = vec![ALPN.to_vec()];
         // A resumed session carries the identity of its first handshake past the certificate's expiry and past a change
         // of the authorities. Connections here live long; a full handshake each is cheap.
-        config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(config)
     }
@@ -211,10 +210,11 @@ impl Trust {
             Ok(_) => return Ok(Grant::Everything),
             Err(error) => error,
         };
-        match self.0.identity_only.as_ref().map(|pool| pool.verify_client_cert(leaf, intermediates, now)) {
-            Some(Ok(_)) => Ok(Grant::IdentityOnly),
-            Some(Err(error)) if is_stranger(&refused) => Err(error),
-            Some(Err(_)) | None => Err(refused),
+        match &self.0.identity_only {
+            Some(pool) if pool.verify_client_cert(leaf, intermediates, now).is_ok() => {
+                Ok(Grant::IdentityOnly)
+            }
+            _ => Err(refused),
         }
     }
 
@@ -252,11 +252,6 @@ pub(crate) fn read_leaf(leaf: &[u8], intermediates: &[CertificateDer<'_>]) -> Re
     let leaf = Certificate::parse(leaf).map_err(|source| PkiError::BadCertificate { origin, source })?;
     leaf.require_version_three(Origin::Peer)?;
     Ok(leaf)
-}
-
-/// Whether the refusal says only "not one of mine", so that the other pool's answer is the better one.
-fn is_stranger(error: &Error) -> bool {
-    matches!(error, Error::InvalidCertificate(CertificateError::UnknownIssuer))
 }
 
 fn anchors(

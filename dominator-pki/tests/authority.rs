@@ -126,6 +126,15 @@ fn a_version_1_root_signs_and_is_trusted() {
 }
 
 #[test]
+fn a_version_1_leaf_does_not_sign() {
+    let root = authority("Dominator");
+    let forged = forge(&params("alice"), &issuer(&root));
+    let old = pem("CERTIFICATE", &version_one(&forged.chain[0], issuer(&root).key()));
+    let error = Authority::from_pem(old.as_bytes(), forged.key.serialize_pem().as_bytes()).unwrap_err();
+    assert!(matches!(error, PkiError::NotAnAuthority { .. }), "{error}");
+}
+
+#[test]
 fn an_authority_is_its_certificate_with_its_own_key() {
     let (one, other) = (authority("One"), authority("Other"));
     let (certificate, key) = (one.certificate_pem().as_bytes(), other.private_key_pem());
@@ -273,6 +282,11 @@ fn the_reader_refuses_what_two_readers_could_read_differently() {
     assert_eq!(
         parse(&|p| p.custom_extensions =
             vec![extension(METHODS_OID, b"\x30\0"), extension(METHODS_OID, b"\x30\x05\x0c\x03*.*")]),
+        Err(BadCertificate::DuplicateExtension),
+    );
+    let unknown = &[1, 3, 6, 1, 4, 1, 9586, 100, 99];
+    assert_eq!(
+        parse(&|p| p.custom_extensions = vec![extension(unknown, b"\x05\0"), extension(unknown, b"\x05\0")]),
         Err(BadCertificate::DuplicateExtension),
     );
     assert_eq!(

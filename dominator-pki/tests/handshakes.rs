@@ -138,6 +138,41 @@ fn no_session_is_resumed_past_the_checks() {
 }
 
 #[test]
+fn a_client_that_would_resume_cannot() {
+    let fleet = fleet();
+    let named = leaf("imageserver").alternative_names([AlternativeName::Dns("images".into())]);
+    let server = Arc::new(fleet.trust.server_config(&issue(&fleet.root, &named)).unwrap());
+    let client = Arc::new(fleet.client_with(&forge(&params("alice"), &issuer(&fleet.root))));
+    for _ in 0..2 {
+        let (mut at_client, mut at_server) = handshake_shared(&server, &client, "images").accepted();
+        converse(&mut at_client, &mut at_server);
+        assert_eq!(at_server.handshake_kind(), Some(HandshakeKind::Full));
+    }
+}
+
+#[test]
+fn a_server_that_would_resume_is_checked_anew() {
+    let fleet = fleet();
+    let server = Arc::new(fleet.impostor(&forge(&params("imageserver"), &issuer(&fleet.root))));
+    let client = Arc::new(fleet.client());
+    for _ in 0..2 {
+        let (mut at_client, mut at_server) = handshake_shared(&server, &client, "images").accepted();
+        converse(&mut at_client, &mut at_server);
+        assert_eq!(at_client.handshake_kind(), Some(HandshakeKind::Full));
+    }
+}
+
+#[test]
+fn a_user_whose_identity_has_expired_is_told_so() {
+    let fleet = fleet();
+    let mut expired = params("alice");
+    (expired.not_before, expired.not_after) =
+        ((SystemTime::now() - 2 * DAY).into(), (SystemTime::now() - DAY).into());
+    let error = fleet.visit(&forge(&expired, &issuer(&fleet.people))).unwrap_err();
+    assert!(matches!(error, Error::InvalidCertificate(CertificateError::ExpiredContext { .. })), "{error:?}");
+}
+
+#[test]
 fn a_client_without_a_certificate_is_refused() {
     let fleet = fleet();
     let mut roots = rustls::RootCertStore::empty();
