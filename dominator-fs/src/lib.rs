@@ -10,3 +10,4 @@ pub mod root;
 pub mod scan;
 pub mod seam;
 pub mod traits;
+pub mod update;

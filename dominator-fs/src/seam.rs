@@ -6,17 +6,18 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use crate::root::proc_path;
 use dominator_core::inode::{Device, Mode, Timestamp};
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
 
-/// A name in an open directory. The name `.` is the directory itself.
+/// A name in an open directory, or an open file itself.
 #[derive(Clone, Copy, Debug)]
 pub struct At<'a> {
-    /// The directory.
+    /// The directory, or the file itself when the name is empty.
     pub dir: BorrowedFd<'a>,
-    /// The name, a single component.
+    /// The name, a single component, or nothing.
     pub name: &'a [u8],
 }
 
@@ -24,6 +25,11 @@ impl<'a> At<'a> {
     /// `name` in `dir`.
     pub const fn new(dir: BorrowedFd<'a>, name: &'a [u8]) -> Self {
         Self { dir, name }
+    }
+
+    /// What `handle` was opened for, whatever names it has by now. Only for setting metadata.
+    pub const fn itself(handle: BorrowedFd<'a>) -> Self {
+        Self { dir: handle, name: b"" }
     }
 }
 
@@ -163,14 +169,19 @@ impl Seam for Kernel {
 
     fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
         // fchmodat can't be told not to follow; a handle to the file itself can't be swapped.
-        let handle = handle(at)?;
-        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
-        Ok(rustix::fs::chmod(path, raw(mode))?)
+        let opened;
+        let handle = if at.name.is_empty() {
+            at.dir
+        } else {
+            opened = handle(at)?;
+            opened.as_fd()
+        };
+        Ok(rustix::fs::chmod(itself_path(handle), raw(mode))?)
     }
 
     fn chown(&self, at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
         let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        Ok(rustix::fs::chownat(at.dir, at.name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::chownat(at.dir, at.name, Some(uid), Some(gid), ITSELF)?)
     }
 
     fn set_mtime(&self, at: At<'_>, mtime: Timestamp) -> io::Result<()> {
@@ -178,15 +189,21 @@ impl Seam for Kernel {
             last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
             last_modification: Timespec { tv_sec: mtime.seconds(), tv_nsec: mtime.nanos().into() },
         };
-        Ok(rustix::fs::utimensat(at.dir, at.name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        Ok(rustix::fs::utimensat(at.dir, at.name, &times, ITSELF)?)
     }
 
     fn set_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
-        Ok(rustix::fs::lsetxattr(proc_path(at), name, value, XattrFlags::empty())?)
+        if at.name.is_empty() {
+            return Ok(rustix::fs::setxattr(itself_path(at.dir), name, value, XattrFlags::empty())?);
+        }
+        Ok(rustix::fs::lsetxattr(proc_path(at.dir, at.name), name, value, XattrFlags::empty())?)
     }
 
     fn remove_xattr(&self, at: At<'_>, name: &[u8]) -> io::Result<()> {
-        Ok(rustix::fs::lremovexattr(proc_path(at), name)?)
+        if at.name.is_empty() {
+            return Ok(rustix::fs::removexattr(itself_path(at.dir), name)?);
+        }
+        Ok(rustix::fs::lremovexattr(proc_path(at.dir, at.name), name)?)
     }
 
     fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -208,10 +225,10 @@ fn handle(at: At<'_>) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(at.dir, at.name, flags, rustix::fs::Mode::empty())?)
 }
 
-/// A path to `at` that depends on the handle alone: the directory is reached through the descriptor, and the calls it
-/// is meant for (`l*xattr`) do not follow the last component.
-fn proc_path(at: At<'_>) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}/", at.dir.as_raw_fd()).into_bytes();
-    path.extend_from_slice(at.name);
-    path
+/// A path to what `handle` was opened for. The kernel resolves it to that very file, even a symbolic link.
+fn itself_path(handle: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
+
+/// Neither is a symbolic link followed, nor is a name needed.
+const ITSELF: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::EMPTY_PATH);
