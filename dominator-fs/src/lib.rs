@@ -11,3 +11,4 @@ pub mod scan;
 pub mod seam;
 pub mod traits;
 pub mod update;
+pub mod service;
