@@ -5,6 +5,7 @@
 //! and [`export`] make images of directories and archives and the other way round, [`service`] runs what triggers
 //! ask for, [`compliance`] is the embedder's front door.
 
+pub mod compliance;
 pub mod publish;
 pub mod root;
 pub mod scan;
