@@ -267,7 +267,10 @@ fn forged(encoding: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 fn names_that_climb_out_are_refused() {
     let one = Directory { entries: BTreeMap::from([(name("ab"), file("x"))]) }.encode();
     for bad in [b"..", b"a/", b"a\0"] {
-        assert!(matches!(Directory::decode(&forged(&one, b"ab", bad)), Err(DecodeError::Invalid(_))), "{bad:?}");
+        assert!(
+            matches!(Directory::decode(&forged(&one, b"ab", bad)), Err(DecodeError::Invalid(_))),
+            "{bad:?}"
+        );
     }
     let two = Directory { entries: [("ab", file("x")), ("cd", file("x"))].map(|(n, i)| (name(n), i)).into() };
     for bad in [b"ab", b"aa"] {
@@ -282,9 +285,7 @@ fn inodes_no_machine_could_have_are_refused() {
     let time = Timestamp::default();
     let mut foreign = Xattrs::default();
     foreign.insert(b"user.overlay", b"").unwrap();
-    let foreign = Directory {
-        entries: BTreeMap::from([(name("f"), Inode { xattrs: foreign, ..file("") })]),
-    };
+    let foreign = Directory { entries: BTreeMap::from([(name("f"), Inode { xattrs: foreign, ..file("") })]) };
     let trusted = forged(&foreign.encode(), b"user.overlay", b"trusted.over");
     assert!(matches!(Directory::decode(&trusted), Err(DecodeError::Invalid(_))), "trusted.*");
     for (bad, what) in [

@@ -40,7 +40,8 @@ pub(crate) fn object_id() -> impl Strategy<Value = ObjectId> {
 /// Any bytes a name may have, and often the same few.
 pub(crate) fn names() -> impl Strategy<Value = Name> {
     let few = prop::sample::select(vec!["a", "b", "etc", ".subd", "x.log"]).prop_map(name);
-    let any = prop::collection::vec(1u8.., 1..9).prop_filter_map("a plain name", |raw| Name::parse(&raw).ok());
+    let any =
+        prop::collection::vec(1u8.., 1..9).prop_filter_map("a plain name", |raw| Name::parse(&raw).ok());
     prop_oneof![3 => few, 1 => any]
 }
 
@@ -52,7 +53,8 @@ pub(crate) fn paths(depth: std::ops::Range<usize>) -> impl Strategy<Value = Imag
 }
 
 fn xattrs() -> impl Strategy<Value = Xattrs> {
-    let known = ["security.capability", "security.selinux", "system.posix_acl_access", "system.posix_acl_default"];
+    let known =
+        ["security.capability", "security.selinux", "system.posix_acl_access", "system.posix_acl_default"];
     let name = prop_oneof![
         prop::sample::select(known.to_vec()).prop_map(|name| name.as_bytes().to_vec()),
         prop::collection::vec(1u8.., 1..6).prop_map(|rest| [b"user.".as_slice(), &rest].concat()),
@@ -96,7 +98,8 @@ pub(crate) fn inodes() -> impl Strategy<Value = Inode> {
 }
 
 fn directory_inodes() -> impl Strategy<Value = Inode> {
-    (inodes(), object_id()).prop_map(|(inode, id)| Inode { kind: Kind::Directory { id: DirectoryId(id) }, ..inode })
+    (inodes(), object_id())
+        .prop_map(|(inode, id)| Inode { kind: Kind::Directory { id: DirectoryId(id) }, ..inode })
 }
 
 /// What a plan may put in place.
@@ -122,7 +125,16 @@ pub(crate) fn trees() -> impl Strategy<Value = Tree> {
 }
 
 fn lines() -> impl Strategy<Value = Vec<String>> {
-    let line = prop::sample::select(vec!["/a", "/a(|/.*)$", "/.*[.]log$", "/etc/.*", "!", "/b$", "é", "# not a comment"]);
+    let line = prop::sample::select(vec![
+        "/a",
+        "/a(|/.*)$",
+        "/.*[.]log$",
+        "/etc/.*",
+        "!",
+        "/b$",
+        "é",
+        "# not a comment",
+    ]);
     prop::collection::vec(line.prop_map(str::to_owned), 0..4)
 }
 
@@ -177,7 +189,8 @@ pub(crate) fn images() -> impl Strategy<Value = Image> {
     let map = || prop::collection::btree_map("[a-zé]{0,4}", ".{0,6}", 0..4);
     let list = || prop::collection::vec("[a-z]{0,4}", 0..4);
     let what = (trees(), filters(), triggers(), xattr_policies());
-    let whose = ("[a-z]{0,8}", any::<u64>(), prop::option::of(prop_oneof![Just(0), any::<u64>()]), list(), list());
+    let whose =
+        ("[a-z]{0,8}", any::<u64>(), prop::option::of(prop_oneof![Just(0), any::<u64>()]), list(), list());
     (what, whose, map(), map()).prop_map(|((tree, filter, triggers, xattrs), whose, annotations, tags)| {
         let (created_by, created_on, expires_at, owner_users, owner_groups) = whose;
         Image {
