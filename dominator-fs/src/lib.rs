@@ -6,10 +6,13 @@
 //! ask for, [`compliance`] is the embedder's front door.
 
 pub mod compliance;
+pub mod export;
+pub mod import;
 pub mod publish;
 pub mod root;
 pub mod scan;
 pub mod seam;
+pub mod service;
+pub mod store;
 pub mod traits;
 pub mod update;
-pub mod service;

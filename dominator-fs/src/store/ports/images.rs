@@ -1,0 +1,67 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dominator_core::image::{Image, ImageName};
+use dominator_core::port::{self, ImageError};
+use dominator_core::tree::Snapshot;
+
+use super::Pool;
+use crate::store::images::ImageStore;
+
+/// How many images are read or written at a time; others wait for their turn.
+const SHARE: usize = 8;
+
+/// An [`ImageStore`] as the port. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LocalImages {
+    store: ImageStore,
+    pool: Pool,
+}
+
+impl LocalImages {
+    /// Serves `store`.
+    pub fn new(store: ImageStore) -> Self {
+        Self { store, pool: Pool::new(SHARE) }
+    }
+
+    /// The store that is served.
+    pub fn store(&self) -> &ImageStore {
+        &self.store
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ImageStore) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let store = self.store.clone();
+        let lost = |cause| ImageError::Failed { what: "work on an image was given up".into(), cause };
+        self.pool.run(move || work(&store)).await.map_err(lost)?
+    }
+}
+
+#[async_trait]
+impl port::ImageStore for LocalImages {
+    async fn list(&self) -> Result<Vec<ImageName>, ImageError> {
+        self.run(ImageStore::list).await
+    }
+
+    async fn image(&self, name: &ImageName) -> Result<Arc<Image>, ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.image(&name)).await
+    }
+
+    async fn tree(&self, name: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.tree(&name)).await
+    }
+
+    async fn add(&self, name: &ImageName, image: Image) -> Result<(), ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.add(&name, &image).map(drop)).await
+    }
+
+    async fn delete(&self, name: &ImageName) -> Result<(), ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.delete(&name).map(drop)).await
+    }
+}
