@@ -46,7 +46,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// An absolute path within an image: `/` or `/` followed by [`Name`]s with single slashes between, 4096 bytes at most.
+/// An absolute path within an image: `/` or `/` followed by [`Name`]s with single slashes between, at most 256 of them and
+/// 4096 bytes.
 ///
 /// The order is that of the components, so that a directory stands right before all that is in it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -55,6 +56,9 @@ pub struct ImagePath(Box<[u8]>);
 impl ImagePath {
     /// The longest path, in bytes.
     pub const MAX_LEN: usize = 4096;
+    /// How many names a path may have. Walkers of trees go down by recursion: without this bound, one machine with
+    /// directories two thousand deep would take the stack, and so the process, of everybody who looks at it.
+    pub const MAX_DEPTH: usize = 256;
 
     /// The root directory, `/`.
     pub fn root() -> Self {
@@ -64,12 +68,12 @@ impl ImagePath {
     /// Checks `raw`, which must be in normal form.
     ///
     /// # Errors
-    /// [`BadPath`] when it is relative, too long, or holds an empty, `.` or `..` component, NUL, or an overlong name.
+    /// [`BadPath`] when it is relative, too long, too deep, or holds an empty, `.` or `..` component, NUL, or an overlong name.
     pub fn parse(raw: &[u8]) -> Result<Self, BadPath> {
         let bad = || BadPath::new(raw);
         let rest = raw.strip_prefix(b"/").ok_or_else(bad)?;
         let clean = rest.is_empty() || rest.split(|b| *b == b'/').all(|part| Name::parse(part).is_ok());
-        if clean && raw.len() <= Self::MAX_LEN { Ok(Self(raw.into())) } else { Err(bad()) }
+        if clean && fits(raw) { Ok(Self(raw.into())) } else { Err(bad()) }
     }
 
     /// The bytes, from the leading `/` on.
@@ -85,7 +89,7 @@ impl ImagePath {
     /// The path of `name` in this directory.
     ///
     /// # Errors
-    /// [`BadPath`] when it would be longer than [`Self::MAX_LEN`].
+    /// [`BadPath`] when it would be longer than [`Self::MAX_LEN`] or deeper than [`Self::MAX_DEPTH`].
     pub fn join(&self, name: &Name) -> Result<Self, BadPath> {
         let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.0.len());
         bytes.extend_from_slice(&self.0);
@@ -93,7 +97,7 @@ impl ImagePath {
             bytes.push(b'/');
         }
         bytes.extend_from_slice(&name.0);
-        if bytes.len() > Self::MAX_LEN { Err(BadPath::new(&bytes)) } else { Ok(Self(bytes.into())) }
+        if fits(&bytes) { Ok(Self(bytes.into())) } else { Err(BadPath::new(&bytes)) }
     }
 
     /// The directory this path is in and its name there; nothing for the root.
@@ -129,6 +133,11 @@ impl ImagePath {
     }
 }
 
+/// Whether a path in normal form is within the bounds; the root, without a name, has its slash as well.
+fn fits(raw: &[u8]) -> bool {
+    raw.len() <= ImagePath::MAX_LEN && raw.iter().filter(|b| **b == b'/').count() <= ImagePath::MAX_DEPTH
+}
+
 impl Ord for ImagePath {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.components().cmp(other.components())
@@ -157,7 +166,7 @@ impl fmt::Debug for ImagePath {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{shown:?} is no image path: it must be absolute, without empty, `.` or `..` parts and NUL, \
-     255 bytes a name, 4096 in all"
+     255 bytes a name, 4096 in all, 256 names"
 )]
 pub struct BadPath {
     shown: String,
@@ -194,7 +203,8 @@ mod tests {
     #[test]
     fn hostile_paths_can_not_be_built() {
         let long = [b"/".as_slice(), &[b'a'; 256]].concat();
-        let deep = b"/abc".repeat(1025);
+        let deep = b"/a".repeat(257);
+        let wide = format!("/{}", "x".repeat(255)).repeat(17);
         for bad in [
             b"".as_slice(),
             b"etc",
@@ -207,12 +217,17 @@ mod tests {
             b"..",
             &long,
             &deep,
+            wide.as_bytes(),
         ] {
             assert!(ImagePath::parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
         }
         for bad in [b"".as_slice(), b".", b"..", b"a/b", b"a\0", &[b'x'; 256]] {
             assert!(Name::parse(bad).is_err());
         }
+        let deepest = ImagePath::parse(&b"/a".repeat(256)).unwrap();
+        assert!(deepest.join(&Name::parse(b"a").unwrap()).is_err());
+        let longest = ImagePath::parse(&wide.as_bytes()[..4096]).unwrap();
+        assert!(longest.join(&Name::parse(b"a").unwrap()).is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod snapshot;
 
 pub use directory::{Directory, DirectoryId};
 pub use links::{LinkSets, LinksId};
-pub use snapshot::{Builder, Conflict, Directories, DirectoryMap, Snapshot};
+pub use snapshot::{Builder, Conflict, Directories, DirectoryMap, Malformed, Snapshot};
 
 use std::fmt;
 

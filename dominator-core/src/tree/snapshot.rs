@@ -82,8 +82,8 @@ impl Snapshot {
         find(&self.directories, &self.tree.root, path)
     }
 
-    /// Calls `visit` with every path and inode, directories before what is in them, names in order. Paths longer than
-    /// [`ImagePath::MAX_LEN`] and directories that are not here end their branch silently; [`Self::verify`] finds them.
+    /// Calls `visit` with every path and inode, directories before what is in them, names in order. Paths that
+    /// would be no [`ImagePath`] and directories that are not here end their branch silently; [`Self::verify`] finds them.
     pub fn walk(&self, mut visit: impl FnMut(&ImagePath, &Inode)) {
         self.walk_below(&ImagePath::root(), &self.tree.root, &mut visit);
     }
@@ -159,7 +159,11 @@ pub enum Malformed {
         id: DirectoryId,
     },
     /// Directories nested too deep.
-    #[error("{path} holds a path of more than {} bytes", ImagePath::MAX_LEN)]
+    #[error(
+        "{path} holds a path of more than {} bytes or {} names",
+        ImagePath::MAX_LEN,
+        ImagePath::MAX_DEPTH
+    )]
     PathTooLong {
         /// The last directory that fits.
         path: ImagePath,
