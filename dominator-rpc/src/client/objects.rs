@@ -1,0 +1,252 @@
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use dominator_core::authorise::Role;
+use dominator_core::object::{ObjectHasher, ObjectId};
+use dominator_core::port::{Cause, ObjectSource, ObjectStore, Piece, Pieces, StoreError, Verified};
+use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::{next, within};
+use crate::transport::{Tls, connect};
+use crate::v1::add_objects_reply::Part as ReplyPart;
+use crate::v1::add_objects_request::Part as RequestPart;
+use crate::v1::object_server_client::ObjectServerClient;
+use crate::wire::{self, Sequence, store_error};
+use crate::{limits, v1};
+
+/// How many messages wait to be sent.
+const QUEUE: usize = 4;
+const ADDING: &str = "adding objects failed";
+
+/// A store of objects elsewhere.
+///
+/// What it streams is in the order asked for and as long as announced, but not hashed: a store that takes it in hashes
+/// it anyway, others use [`verified`].
+#[derive(Clone, Debug)]
+pub struct RemoteObjects {
+    client: ObjectServerClient<Channel>,
+}
+
+impl RemoteObjects {
+    /// Connects to the image server at `address`, as in `host:port`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`], with the reason.
+    pub async fn connect(tls: &Tls, address: &str) -> Result<Self, StoreError> {
+        let channel = connect(tls, address, Role::ImageServer).await;
+        let channel = channel.map_err(|error| StoreError::Unreachable(Cause::new(error)))?;
+        Ok(Self { client: ObjectServerClient::new(channel).max_decoding_message_size(limits::MESSAGE) })
+    }
+
+    /// Offers objects and sends those that are wanted, which are read from `source`. Returns what was added. Needs the
+    /// right to add only, not the one to check.
+    ///
+    /// # Errors
+    /// [`StoreError`] of either end. What was complete before an error stays.
+    pub async fn push(
+        &self,
+        offers: &[(ObjectId, u64)],
+        source: &dyn ObjectSource,
+    ) -> Result<Vec<Verified>, StoreError> {
+        let (requests, requested) = mpsc::channel(QUEUE);
+        let mut client = self.client.clone();
+        let answers = within(limits::CALL, client.add_objects(ReceiverStream::new(requested))).await;
+        let mut answers = answers.map_err(|status| store_error(ADDING, status))?.into_inner();
+        let mut wanted = Vec::new();
+        for batch in offers.chunks(limits::IDS) {
+            let offer = RequestPart::Offer(wire::sized(batch));
+            // A call that takes no more has failed, and its answer says why.
+            drop(requests.send(v1::AddObjectsRequest { part: Some(offer) }).await);
+            wanted.extend(wanted_of(batch, &mut answers).await?);
+        }
+        let pieces = source.objects(wanted).await?;
+        let mut messages = std::pin::pin!(wire::pack_pieces(pieces));
+        while let Some(message) = messages.try_next().await? {
+            let part = Some(RequestPart::Pieces(message));
+            if requests.send(v1::AddObjectsRequest { part }).await.is_err() {
+                break;
+            }
+        }
+        drop(requests);
+        let sent = offers.iter().copied().collect();
+        added(&mut answers, &sent).await
+    }
+}
+
+#[async_trait]
+impl ObjectSource for RemoteObjects {
+    async fn objects(&self, wanted: Vec<ObjectId>) -> Result<Pieces, StoreError> {
+        let tried = "getting objects failed";
+        let requests: Vec<_> =
+            wanted.chunks(limits::IDS).map(|some| v1::ObjectIds { ids: wire::ids(some) }).collect();
+        let mut client = self.client.clone();
+        let answer = within(limits::STALL, client.get_objects(stream::iter(requests))).await;
+        let answer = answer.map_err(|status| store_error(tried, status))?.into_inner();
+        let sequence = Sequence::of(wanted);
+        let pieces = stream::try_unfold((answer, sequence, VecDeque::new()), async move |state| {
+            let (mut answer, mut sequence, mut ready) = state;
+            while ready.is_empty() {
+                match next(&mut answer).await.map_err(|status| store_error(tried, status))? {
+                    Some(message) => {
+                        let pieces = wire::unpack(message);
+                        ready.extend(pieces.map_err(|status| StoreError::Protocol(status.message().into()))?);
+                    }
+                    None => {
+                        sequence.end().map_err(StoreError::Protocol)?;
+                        return Ok(None);
+                    }
+                }
+            }
+            let Some(piece) = ready.pop_front() else { return Ok(None) };
+            sequence.step(&piece).map_err(StoreError::Protocol)?;
+            Ok(Some((piece, (answer, sequence, ready))))
+        });
+        Ok(Pieces::new(pieces))
+    }
+}
+
+#[async_trait]
+impl ObjectStore for RemoteObjects {
+    async fn sizes(&self, ids: &[ObjectId]) -> Result<Vec<Option<u64>>, StoreError> {
+        let mut sizes = Vec::with_capacity(ids.len());
+        for some in ids.chunks(limits::IDS) {
+            let mut client = self.client.clone();
+            let answer = client.check_objects(v1::ObjectIds { ids: wire::ids(some) });
+            let answer = within(limits::CALL, answer).await;
+            let answer =
+                answer.map_err(|status| store_error("checking objects failed", status))?.into_inner();
+            if answer.sizes.len() != some.len() {
+                return Err(StoreError::Protocol("not as many lengths as were asked for".into()));
+            }
+            sizes.extend(answer.sizes.into_iter().map(|size| u64::try_from(size).ok()));
+        }
+        Ok(sizes)
+    }
+
+    async fn add(&self, pieces: Pieces) -> Result<Vec<Verified>, StoreError> {
+        let sent = Arc::new(Mutex::new(Sent::default()));
+        let noted = sent.clone();
+        // The call is ended where the pieces end, be it in an error, which is then what the caller gets.
+        let pieces = pieces.take_while(move |piece| {
+            let mut sent = noted.lock().unwrap_or_else(PoisonError::into_inner);
+            match piece {
+                Ok(Piece::Begin { id, size }) => drop(sent.begun.insert(*id, *size)),
+                Ok(Piece::Data(_)) => {}
+                Err(error) => sent.failed = Some(error.clone()),
+            }
+            future::ready(piece.is_ok())
+        });
+        let requests = wire::pack_pieces(pieces).filter_map(|message| {
+            let part = message.ok().map(RequestPart::Pieces);
+            future::ready(part.map(|part| v1::AddObjectsRequest { part: Some(part) }))
+        });
+        let mut client = self.client.clone();
+        let answers = within(limits::CALL, client.add_objects(requests)).await;
+        let mut answers = answers.map_err(|status| store_error(ADDING, status))?.into_inner();
+        let answer = answers_of_add(&mut answers).await;
+        let sent = std::mem::take(&mut *sent.lock().unwrap_or_else(PoisonError::into_inner));
+        match sent.failed {
+            Some(error) => Err(error),
+            None => believed(answer?, &sent.begun),
+        }
+    }
+}
+
+/// What went out in a call to add.
+#[derive(Default)]
+struct Sent {
+    begun: HashMap<ObjectId, u64>,
+    failed: Option<StoreError>,
+}
+
+/// The objects of an offer that are wanted.
+async fn wanted_of(
+    offer: &[(ObjectId, u64)],
+    answers: &mut Streaming<v1::AddObjectsReply>,
+) -> Result<Vec<ObjectId>, StoreError> {
+    let answer = next(answers).await.map_err(|status| store_error(ADDING, status))?;
+    let Some(ReplyPart::Wanted(wanted)) = answer.and_then(|answer| answer.part) else {
+        return Err(StoreError::Protocol("an offer was not answered".into()));
+    };
+    let wanted = wire::ids_from(&wanted.ids, offer.len());
+    let wanted = wanted.map_err(|status| StoreError::Protocol(status.message().into()))?;
+    let offered: HashSet<_> = offer.iter().map(|(id, _)| id).collect();
+    match wanted.iter().find(|id| !offered.contains(id)) {
+        Some(id) => Err(StoreError::Protocol(format!("object {id} was wanted but not offered"))),
+        None => Ok(wanted),
+    }
+}
+
+async fn added(
+    answers: &mut Streaming<v1::AddObjectsReply>,
+    sent: &HashMap<ObjectId, u64>,
+) -> Result<Vec<Verified>, StoreError> {
+    believed(answers_of_add(answers).await?, sent)
+}
+
+/// What the other end says it keeps. The end may take its time: it makes everything durable first.
+async fn answers_of_add(
+    answers: &mut Streaming<v1::AddObjectsReply>,
+) -> Result<Vec<(ObjectId, u64)>, StoreError> {
+    let mut added = Vec::new();
+    let failed = |status| store_error(ADDING, status);
+    while let Some(answer) = within(limits::ORDER, answers.message()).await.map_err(failed)? {
+        let Some(ReplyPart::Added(objects)) = answer.part else {
+            return Err(StoreError::Protocol("an answer that is not known here, or out of order".into()));
+        };
+        added.extend(wire::sized_from(&objects).map_err(failed)?);
+    }
+    Ok(added)
+}
+
+/// Evidence from the other end: it has hashed what it keeps, and it has proven that it is the one to be believed. It is
+/// not believed about what it was never sent.
+fn believed(added: Vec<(ObjectId, u64)>, sent: &HashMap<ObjectId, u64>) -> Result<Vec<Verified>, StoreError> {
+    let believe = |(id, size)| match sent.get(&id) {
+        Some(length) => Verified::check(id, size, id, *length),
+        None => Err(StoreError::Protocol(format!("object {id} was added but not sent"))),
+    };
+    added.into_iter().map(believe).collect()
+}
+
+/// The same pieces, hashed on the way: an object whose bytes are not what they should be ends the stream with
+/// [`StoreError::Corrupt`]. What came of it before that is worth nothing.
+pub fn verified(pieces: Pieces) -> Pieces {
+    let state = (pieces, None::<Hashing>);
+    Pieces::new(stream::try_unfold(state, async move |(mut pieces, mut hashing)| {
+        let piece = pieces.try_next().await?;
+        match &piece {
+            Some(Piece::Data(data)) => {
+                if let Some(hashing) = &mut hashing {
+                    hashing.hasher.update(data);
+                    hashing.length += wire::length(data);
+                }
+            }
+            Some(Piece::Begin { id, size }) => {
+                Hashing::check(hashing.take())?;
+                hashing = Some(Hashing { id: *id, size: *size, hasher: ObjectHasher::new(), length: 0 });
+            }
+            None => Hashing::check(hashing.take())?,
+        }
+        Ok(piece.map(|piece| (piece, (pieces, hashing))))
+    }))
+}
+
+struct Hashing {
+    id: ObjectId,
+    size: u64,
+    hasher: ObjectHasher,
+    length: u64,
+}
+
+impl Hashing {
+    fn check(this: Option<Self>) -> Result<(), StoreError> {
+        let Some(this) = this else { return Ok(()) };
+        Verified::check(this.id, this.size, this.hasher.finish(), this.length).map(drop)
+    }
+}

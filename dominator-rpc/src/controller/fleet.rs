@@ -1,0 +1,168 @@
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dominator_core::herd::Moment;
+use dominator_core::machine::Machine;
+use dominator_core::port::{Cause, ClusterStore, ClusterStoreError, Revision};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use super::control::{FleetControl, FleetError, SubInfo, Switch, Updates};
+use super::machine::Shown;
+
+/// Where the decision about updates is kept.
+const UPDATES: &str = "dominator/updates";
+/// How often a decision is taken again when somebody else was faster.
+const ATTEMPTS: usize = 5;
+
+/// A fleet, as people see it and give orders to it. A clone is the same fleet.
+#[derive(Clone)]
+pub struct Fleet(Arc<Inner>);
+
+struct Inner {
+    members: Mutex<BTreeMap<String, Member>>,
+    updates: watch::Sender<Updates>,
+    cluster: Arc<dyn ClusterStore>,
+    begun: SystemTime,
+}
+
+/// A machine of the fleet.
+pub(super) struct Member {
+    pub(super) machine: watch::Sender<Machine>,
+    pub(super) shown: watch::Receiver<Shown>,
+    pub(super) cleared: Arc<Notify>,
+}
+
+impl Fleet {
+    /// An empty fleet, under the decision about updates that was taken last.
+    pub(super) async fn open(cluster: Arc<dyn ClusterStore>) -> Result<Self, FleetError> {
+        // What can't be read may have been a prohibition: nobody is updated on a guess.
+        let (updates, _) = read(&*cluster).await?;
+        let (members, updates) = (Mutex::default(), watch::Sender::new(updates));
+        Ok(Self(Arc::new(Inner { members, updates, cluster, begun: SystemTime::now() })))
+    }
+
+    pub(super) fn switch(&self) -> watch::Sender<Updates> {
+        self.0.updates.clone()
+    }
+
+    /// Lets `change` work on the machines.
+    pub(super) fn with_members<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Member>) -> T) -> T {
+        change(&mut self.0.members.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sub(&self, member: &Member) -> SubInfo {
+        let (machine, shown) = (member.machine.borrow(), member.shown.borrow());
+        let time = |moment: Moment| self.0.begun.checked_add(moment.0).unwrap_or(self.0.begun);
+        SubInfo {
+            hostname: machine.hostname.clone(),
+            required_image: machine.required_image.clone(),
+            planned_image: machine.planned_image.clone(),
+            last_image: shown.info.last_image.clone(),
+            status: shown.info.status.text().into(),
+            detail: shown.info.detail.clone().unwrap_or_default(),
+            since: shown.since,
+            last_heard: shown.info.last_reply.map(time),
+            unknown: shown.info.unknown,
+        }
+    }
+}
+
+#[async_trait]
+impl FleetControl for Fleet {
+    async fn subs(&self) -> Result<Vec<String>, FleetError> {
+        Ok(self.with_members(|members| members.keys().cloned().collect()))
+    }
+
+    async fn info(&self, hostnames: &[String]) -> Result<Vec<SubInfo>, FleetError> {
+        Ok(self.with_members(|members| {
+            let chosen = |name: &&String| hostnames.is_empty() || hostnames.contains(name);
+            members.iter().filter(|(name, _)| chosen(name)).map(|(_, member)| self.sub(member)).collect()
+        }))
+    }
+
+    async fn updates(&self) -> Result<Updates, FleetError> {
+        Ok(self.0.updates.borrow().clone())
+    }
+
+    async fn switch_updates(&self, switch: Switch, reason: &str, who: &str) -> Result<(), FleetError> {
+        let decided = Updates { switch, reason: reason.into(), who: who.into(), when: SystemTime::now() };
+        let text = serde_json::to_vec(&Stored::from(&decided)).map_err(|error| failed("writing", error))?;
+        for _ in 0..ATTEMPTS {
+            let (_, revision) = read(&*self.0.cluster).await?;
+            match self.0.cluster.set(UPDATES, Bytes::from(text.clone()), revision).await {
+                Ok(_) => {
+                    tracing::warn!(who, reason, ?switch, "updates switched");
+                    self.0.updates.send_replace(decided);
+                    return Ok(());
+                }
+                Err(ClusterStoreError::Conflict { .. }) => {}
+                Err(error) => return Err(failed("writing", error)),
+            }
+        }
+        Err(failed("writing", "others keep changing it; try again"))
+    }
+
+    async fn clear_safety_shutoff(&self, hostname: &str) -> Result<bool, FleetError> {
+        Ok(self.with_members(|members| match members.get(hostname) {
+            Some(member) => {
+                member.cleared.notify_one();
+                true
+            }
+            None => false,
+        }))
+    }
+}
+
+async fn read(cluster: &dyn ClusterStore) -> Result<(Updates, Option<Revision>), FleetError> {
+    match cluster.value(UPDATES).await.map_err(|error| failed("reading", error))? {
+        Some((text, revision)) => {
+            let stored: Stored = serde_json::from_slice(&text).map_err(|error| failed("reading", error))?;
+            Ok((stored.into(), Some(revision)))
+        }
+        None => Ok((Updates::default(), None)),
+    }
+}
+
+fn failed(doing: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> FleetError {
+    FleetError::Failed {
+        what: format!("{doing} the decision about updates failed"),
+        cause: Cause::new(cause),
+    }
+}
+
+/// The decision as it is kept.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    enabled: bool,
+    reason: String,
+    who: String,
+    /// In seconds since 1970.
+    when: u64,
+}
+
+impl From<&Updates> for Stored {
+    fn from(updates: &Updates) -> Self {
+        Self {
+            enabled: updates.switch == Switch::Enabled,
+            reason: updates.reason.clone(),
+            who: updates.who.clone(),
+            when: updates.when.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs(),
+        }
+    }
+}
+
+impl From<Stored> for Updates {
+    fn from(stored: Stored) -> Self {
+        Self {
+            switch: if stored.enabled { Switch::Enabled } else { Switch::Disabled },
+            reason: stored.reason,
+            who: stored.who,
+            when: UNIX_EPOCH.checked_add(Duration::from_secs(stored.when)).unwrap_or(UNIX_EPOCH),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use dominator_core::herd::{Required, Wanted};
+use dominator_core::image::{Image, ImageName};
+use dominator_core::port::{Cause, ImageStore, MachineTraits};
+use dominator_core::tree::Snapshot;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
+
+use crate::wire::text;
+
+/// How many kinds of machines are kept in mind for one image.
+const KINDS: usize = 64;
+/// The pauses between two attempts to get an image: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The images machines must be. Each is got once, for as long as a machine needs it.
+pub(super) struct ImageCache {
+    store: Arc<dyn ImageStore>,
+    known: Mutex<HashMap<ImageName, Weak<KnownImage>>>,
+    asked: Mutex<Vec<(Weak<KnownImage>, watch::Sender<State>)>>,
+    ring: Notify,
+}
+
+/// An image some machine must be.
+pub(super) struct KnownImage {
+    name: ImageName,
+    state: watch::Receiver<State>,
+    kinds: Mutex<Vec<Kind>>,
+}
+
+/// What an image is for machines of certain traits.
+type Kind = (MachineTraits, Arc<OnceCell<Arc<Required>>>);
+
+#[derive(Clone)]
+enum State {
+    NotReady(String),
+    Ready(Arc<Image>, Arc<Snapshot>),
+}
+
+impl ImageCache {
+    pub(super) fn new(store: Arc<dyn ImageStore>) -> Self {
+        Self { store, known: Mutex::default(), asked: Mutex::default(), ring: Notify::new() }
+    }
+
+    /// The image of that name, which [`ImageCache::run`] gets if it is not known yet.
+    pub(super) fn image(&self, name: &ImageName) -> Arc<KnownImage> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(image) = known.get(name).and_then(Weak::upgrade) {
+            return image;
+        }
+        known.retain(|_, image| image.strong_count() > 0);
+        let (sender, state) = watch::channel(State::NotReady("being fetched".into()));
+        let image = Arc::new(KnownImage { name: name.clone(), state, kinds: Mutex::default() });
+        known.insert(name.clone(), Arc::downgrade(&image));
+        let asked = (Arc::downgrade(&image), sender);
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        self.ring.notify_one();
+        image
+    }
+
+    /// Gets images as they are asked for. Never ends; dropping it ends it.
+    pub(super) async fn run(&self) {
+        let mut loading = FuturesUnordered::new();
+        loop {
+            let asked = std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner));
+            loading.extend(asked.into_iter().map(|(image, state)| self.load(image, state)));
+            tokio::select! {
+                () = self.ring.notified() => {}
+                Some(()) = loading.next() => {}
+            }
+        }
+    }
+
+    /// Tries to get one image until it is here or nobody wants it any more.
+    async fn load(&self, image: Weak<KnownImage>, state: watch::Sender<State>) {
+        let mut pause = RETRY.0;
+        while let Some(name) = image.upgrade().map(|image| image.name.clone()) {
+            let got = match self.store.image(&name).await {
+                Ok(image) => self.store.tree(&name).await.map(|tree| State::Ready(image, tree)),
+                Err(error) => Err(error),
+            };
+            match got {
+                Ok(ready) => {
+                    tracing::info!(image = %name, "image is ready");
+                    state.send_replace(ready);
+                    return;
+                }
+                Err(error) => {
+                    let why = text(&error);
+                    tracing::warn!(image = %name, why, "image is not ready");
+                    state.send_if_modified(|state| {
+                        let changed = !matches!(state, State::NotReady(before) if *before == why);
+                        *state = State::NotReady(why);
+                        changed
+                    });
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
+}
+
+impl KnownImage {
+    /// The image as far as it is here.
+    pub(super) fn wanted(&self) -> Wanted {
+        match &*self.state.borrow() {
+            State::NotReady(why) => Wanted::NotReady(self.name.clone(), why.clone()),
+            State::Ready(image, _) => Wanted::Ready(self.name.clone(), image.clone()),
+        }
+    }
+
+    /// Tells when it has become something else.
+    pub(super) fn changes(&self) -> ImageChanges {
+        ImageChanges(self.state.clone())
+    }
+
+    /// What a machine of these traits must be: made once for all machines alike, on a thread that may take its time.
+    pub(super) async fn required(
+        &self,
+        traits: MachineTraits,
+        room: &Semaphore,
+    ) -> Result<Arc<Required>, Cause> {
+        let State::Ready(image, tree) = self.state.borrow().clone() else {
+            return Err(Cause::new("the image is not there any more"));
+        };
+        let kind = self.kind(&traits);
+        let made = kind.get_or_try_init(async || {
+            let room = room.acquire().await.map_err(Cause::new)?;
+            let name = self.name.clone();
+            let made = tokio::task::spawn_blocking(move || Required::new(name, image, &tree, traits)).await;
+            drop(room);
+            made.map(Arc::new).map_err(Cause::new)
+        });
+        made.await.cloned()
+    }
+
+    fn kind(&self, traits: &MachineTraits) -> Arc<OnceCell<Arc<Required>>> {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, kind)) = kinds.iter().find(|(known, _)| known == traits) {
+            return kind.clone();
+        }
+        if kinds.len() >= KINDS {
+            kinds.remove(0);
+        }
+        let kind = Arc::new(OnceCell::new());
+        kinds.push((traits.clone(), kind.clone()));
+        kind
+    }
+}
+
+/// The changes of an image.
+pub(super) struct ImageChanges(watch::Receiver<State>);
+
+impl ImageChanges {
+    /// Waits for the next change; for ever, when there are no more. Safe to cancel.
+    pub(super) async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,284 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dominator_core::herd::{self, Action, Event, Moment, Sub, SubInfo, Updates as Allowed};
+use dominator_core::machine::Machine;
+use dominator_core::port::{Agent, AgentError, Cause, FetchRequest, Unreachable, UpdateRequest};
+use futures_util::future::{BoxFuture, FutureExt as _, pending};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::compare::compare;
+use super::control::Switch;
+use super::images::{ImageChanges, KnownImage};
+use super::runtime::Shared;
+
+/// What is known of a machine, for whoever looks at the fleet.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) info: SubInfo,
+    pub(super) since: SystemTime,
+}
+
+/// The ends of a machine's task that others hold.
+pub(super) struct Strings {
+    /// What the machine must be. When it is dropped, the task ends.
+    pub(super) machine: watch::Receiver<Machine>,
+    /// What is known of it.
+    pub(super) shown: watch::Sender<Shown>,
+    /// An operator agrees to an unsafe plan.
+    pub(super) cleared: Arc<Notify>,
+}
+
+/// Drives the state machine of one machine: performs its actions and tells it what came of them.
+pub(super) struct Runner {
+    shared: Arc<Shared>,
+    strings: Strings,
+    machine: Machine,
+    switch: watch::Receiver<super::Updates>,
+    sub: Sub,
+    image: Option<(Arc<KnownImage>, ImageChanges)>,
+    agent: Option<Arc<dyn Agent>>,
+    /// The call being made. There is one at a time.
+    call: Option<BoxFuture<'static, Done>>,
+    wake: Option<Instant>,
+}
+
+/// What a call ended with.
+enum Done {
+    Dialed(Result<Arc<dyn Agent>, AgentError>),
+    Told(Event),
+}
+
+impl Runner {
+    pub(super) fn new(shared: Arc<Shared>, mut strings: Strings) -> Self {
+        let machine = strings.machine.borrow_and_update().clone();
+        let switch = shared.updates.subscribe();
+        let sub = Sub::new(shared.tuning.herd.clone());
+        Self { shared, strings, machine, switch, sub, image: None, agent: None, call: None, wake: None }
+    }
+
+    /// Keeps the machine as it must be, until it leaves the fleet.
+    pub(super) async fn run(mut self) {
+        self.look_up_image();
+        self.tell_wanted();
+        loop {
+            tokio::select! {
+                changed = self.strings.machine.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.change_machine();
+                }
+                changed = self.switch.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.tell_wanted();
+                }
+                () = next_change(&mut self.image) => self.tell_wanted(),
+                () = self.strings.cleared.notified() => self.tell(Event::ClearSafetyShutoff),
+                () = until(self.wake) => {
+                    self.wake = None;
+                    self.tell(Event::Wake);
+                }
+                done = ended(&mut self.call) => {
+                    self.call = None;
+                    self.take(done);
+                }
+            }
+        }
+    }
+
+    fn change_machine(&mut self) {
+        let machine = self.strings.machine.borrow_and_update().clone();
+        if machine.dial_host() != self.machine.dial_host() {
+            // Nothing that was known holds for what stands at the other address.
+            self.sub = Sub::new(self.shared.tuning.herd.clone());
+            (self.agent, self.call, self.wake) = (None, None, None);
+        }
+        self.machine = machine;
+        self.look_up_image();
+        self.tell_wanted();
+    }
+
+    fn look_up_image(&mut self) {
+        let image = self.machine.required_image.as_ref().map(|name| self.shared.images.image(name));
+        self.image = image.map(|image| {
+            let changes = image.changes();
+            (image, changes)
+        });
+    }
+
+    fn tell_wanted(&mut self) {
+        let wanted = self.image.as_ref().map(|(image, _)| image.wanted()).unwrap_or_default();
+        let switch = self.switch.borrow_and_update().switch;
+        let updates = match (switch, self.machine.disable_updates) {
+            (Switch::Enabled, false) => Allowed::Enabled,
+            (Switch::Disabled, _) | (_, true) => Allowed::Disabled,
+        };
+        self.tell(Event::Wanted(wanted, updates));
+    }
+
+    fn take(&mut self, done: Done) {
+        match done {
+            Done::Told(event) => self.tell(event),
+            Done::Dialed(Ok(agent)) => {
+                self.agent = Some(agent);
+                self.tell(Event::Dialed(Ok(())));
+            }
+            Done::Dialed(Err(error)) => self.tell(Event::Dialed(Err(error))),
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.sub.step(self.shared.now(), event, &mut actions);
+        self.show();
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    fn show(&self) {
+        let info = self.sub.info();
+        self.strings.shown.send_if_modified(|shown| {
+            let (entered, changed) = (info.status != shown.info.status, info != shown.info);
+            if entered {
+                shown.since = SystemTime::now();
+                let (sub, detail) = (&self.machine.hostname, info.detail.as_deref().unwrap_or_default());
+                tracing::info!(sub, status = info.status.text(), detail, "status");
+            }
+            shown.info = info;
+            changed
+        });
+    }
+
+    fn perform(&mut self, action: Action) {
+        if let Action::WakeAt(moment) = action {
+            self.wake = Some(self.shared.instant(moment));
+            return;
+        }
+        // Whatever the state machine waited for is answered by the call it makes now.
+        self.wake = None;
+        self.call = Some(match self.call_for(action) {
+            Ok(call) => call,
+            Err(event) => std::future::ready(Done::Told(event)).boxed(),
+        });
+    }
+
+    /// The call that performs an action, or the event that it can't be made.
+    fn call_for(&mut self, action: Action) -> Result<BoxFuture<'static, Done>, Event> {
+        let shared = self.shared.clone();
+        let agent = self.agent.clone().ok_or_else(not_connected);
+        Ok(match action {
+            Action::Dial => {
+                self.agent = None;
+                let machine = self.machine.clone();
+                async move { Done::Dialed(shared.dial(&machine).await) }.boxed()
+            }
+            Action::Poll(request) => {
+                let agent = agent.map_err(|error| Event::Polled(Err(error)))?;
+                told(async move { Event::Polled(agent.poll(request).await.map(Box::new)) })
+            }
+            Action::Require(_, _, traits) => {
+                let image = self.image.as_ref().map(|(image, _)| image.clone());
+                let image = image.ok_or_else(|| Event::Required(Err(Cause::new("no image is wanted"))))?;
+                told(async move { Event::Required(image.required(traits, &shared.comparing).await) })
+            }
+            Action::SetView(required) => {
+                let agent = agent.map_err(|error| Event::ViewSet(Err(error)))?;
+                told(async move { Event::ViewSet(set_view(&*agent, &required).await) })
+            }
+            Action::Compare(required, tree) => {
+                let agent = agent.map_err(|error| Event::Compared(Err(error.into())))?;
+                told(async move {
+                    let (cache, room) = (&shared.directories, &shared.comparing);
+                    Event::Compared(compare(&*agent, required, tree, cache, room).await.map(Box::new))
+                })
+            }
+            Action::Fetch(objects) => {
+                let agent = agent.map_err(|error| Event::Fetched(Err(error)))?;
+                let request =
+                    FetchRequest { objects: objects.into_iter().collect(), source: shared.source.clone() };
+                told(async move { Event::Fetched(agent.fetch(request).await) })
+            }
+            Action::Update(required, base, plan) => {
+                let agent = agent.map_err(|error| Event::Updated(Err(error)))?;
+                let request = UpdateRequest {
+                    base,
+                    view: required.view_id,
+                    plan,
+                    image: (!required.is_sparse()).then(|| required.name.clone()),
+                    triggers: required.image.triggers.clone(),
+                };
+                let (sub, operations) = (&self.machine.hostname, request.plan.operations.len());
+                tracing::info!(sub, image = %required.name, operations, "update");
+                told(async move { Event::Updated(agent.update(request).await) })
+            }
+            Action::CleanUp => {
+                let agent = agent.map_err(|error| Event::CleanedUp(Err(error)))?;
+                told(async move { Event::CleanedUp(agent.clean_up().await) })
+            }
+            Action::WakeAt(_) => pending().boxed(),
+        })
+    }
+}
+
+fn told(event: impl Future<Output = Event> + Send + 'static) -> BoxFuture<'static, Done> {
+    event.map(Done::Told).boxed()
+}
+
+async fn set_view(agent: &dyn Agent, required: &herd::Required) -> Result<(), AgentError> {
+    let id = agent.set_view(required.view.clone()).await?;
+    if id == required.view_id {
+        Ok(())
+    } else {
+        Err(AgentError::Protocol(Cause::new(format!("it took another view over than {}", required.view_id))))
+    }
+}
+
+fn not_connected() -> AgentError {
+    let cause = Cause::new("there is no connection to it");
+    AgentError::Unreachable { why: Unreachable::Other, cause }
+}
+
+async fn next_change(image: &mut Option<(Arc<KnownImage>, ImageChanges)>) {
+    match image {
+        Some((_, changes)) => changes.next().await,
+        None => pending().await,
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}
+
+async fn ended(call: &mut Option<BoxFuture<'static, Done>>) -> Done {
+    match call {
+        Some(call) => call.await,
+        None => pending().await,
+    }
+}
+
+impl Shared {
+    /// The time as the state machines count it.
+    fn now(&self) -> Moment {
+        Moment(self.begun.elapsed())
+    }
+
+    fn instant(&self, moment: Moment) -> Instant {
+        // A moment too far for the clock is never reached anyway.
+        self.begun.checked_add(moment.0).unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400))
+    }
+
+    async fn dial(&self, machine: &Machine) -> Result<Arc<dyn Agent>, AgentError> {
+        let place = self.dialing.acquire().await;
+        let agent = self.dialer.dial(machine).await;
+        drop(place);
+        agent
+    }
+}

@@ -1,0 +1,17 @@
+//! The controller of a fleet: what it shows to people, and the runtime that drives the decisions of
+//! `dominator_core::herd`.
+//!
+//! The runtime knows ports only: agents may be machines over the network, in this process or in a test, and whoever
+//! embeds it has the same controller.
+
+mod compare;
+mod control;
+mod directories;
+mod fleet;
+mod images;
+mod machine;
+mod runtime;
+
+pub use control::{FleetControl, FleetError, SubInfo, Switch, Updates};
+pub use fleet::Fleet;
+pub use runtime::{Controller, Parts, Tuning};

@@ -1,0 +1,171 @@
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dominator_core::herd::{self, SubInfo};
+use dominator_core::machine::{Machine, Mdb};
+use dominator_core::port::{AgentDialer, ClusterStore, ImageStore, MachineSource};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::control::{FleetError, Updates};
+use super::directories::DirectoryCache;
+use super::fleet::{Fleet, Member};
+use super::images::ImageCache;
+use super::machine::{Runner, Shown, Strings};
+use crate::wire::text;
+
+/// How long a machine data base that can't be read is left alone.
+const SOURCE_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a controller is made of.
+pub struct Parts {
+    /// Says which machines there are.
+    pub machines: Box<dyn MachineSource>,
+    /// Reaches them.
+    pub dialer: Arc<dyn AgentDialer>,
+    /// Has the images they must be.
+    pub images: Arc<dyn ImageStore>,
+    /// Where they fetch objects, `host:port`, as seen from them.
+    pub source: String,
+    /// Keeps what must survive the controller.
+    pub cluster: Arc<dyn ClusterStore>,
+}
+
+/// How hard a controller works.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How patient it is with each machine.
+    pub herd: herd::Settings,
+    /// How many connections are made at once.
+    pub dials: usize,
+    /// How many comparisons are computed at once.
+    pub comparisons: usize,
+    /// How much room there is for directories of machines, in bytes of their encodings.
+    pub directory_cache: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            herd: herd::Settings::default(),
+            dials: 128,
+            comparisons: std::thread::available_parallelism().map_or(1, usize::from),
+            directory_cache: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// What the tasks of all machines share.
+pub(super) struct Shared {
+    pub(super) dialer: Arc<dyn AgentDialer>,
+    pub(super) images: ImageCache,
+    pub(super) source: String,
+    pub(super) updates: watch::Sender<Updates>,
+    pub(super) directories: Arc<DirectoryCache>,
+    pub(super) dialing: Semaphore,
+    pub(super) comparing: Semaphore,
+    pub(super) begun: Instant,
+    pub(super) tuning: Tuning,
+}
+
+/// The runtime of a fleet: a task for each machine, and none that outlives it.
+pub struct Controller {
+    machines: Box<dyn MachineSource>,
+    fleet: Fleet,
+    shared: Arc<Shared>,
+}
+
+impl Controller {
+    /// Joins the parts; [`Controller::run`] sets them going.
+    ///
+    /// # Errors
+    /// [`FleetError`] when the decision whether machines may be updated can't be read.
+    pub async fn new(parts: Parts, tuning: Tuning) -> Result<Self, FleetError> {
+        let fleet = Fleet::open(parts.cluster).await?;
+        let shared = Arc::new(Shared {
+            dialer: parts.dialer,
+            images: ImageCache::new(parts.images),
+            source: parts.source,
+            updates: fleet.switch(),
+            directories: Arc::new(DirectoryCache::new(tuning.directory_cache)),
+            dialing: Semaphore::new(tuning.dials.max(1)),
+            comparing: Semaphore::new(tuning.comparisons.max(1)),
+            begun: Instant::now(),
+            tuning,
+        });
+        Ok(Self { machines: parts.machines, fleet, shared })
+    }
+
+    /// The fleet, to look at and to give orders to.
+    pub fn fleet(&self) -> Fleet {
+        self.fleet.clone()
+    }
+
+    /// Makes every machine what it must be and keeps it so, until `shutdown` is ready. Orders that machines are
+    /// carrying out then go on there. Dropping the future ends everything, too.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { mut machines, fleet, shared } = self;
+        let mut tasks = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut images = std::pin::pin!(shared.images.run());
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                () = &mut images => {}
+                mdb = next_machines(&mut *machines) => apply(mdb, &fleet, &shared, &mut tasks),
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "the task of a machine failed");
+                    }
+                }
+            }
+        }
+        tasks.shutdown().await;
+    }
+}
+
+/// The next state of the machine data base. While it can't be read, the one before stays in force. Safe to cancel.
+async fn next_machines(machines: &mut dyn MachineSource) -> Mdb {
+    loop {
+        match machines.next().await {
+            Ok(mdb) => return mdb,
+            Err(error) => tracing::warn!(error = text(&error), "the machine data base can't be read"),
+        }
+        tokio::time::sleep(SOURCE_PAUSE).await;
+    }
+}
+
+/// Adds, changes and removes machines.
+fn apply(mdb: Mdb, fleet: &Fleet, shared: &Arc<Shared>, tasks: &mut JoinSet<()>) {
+    fleet.with_members(|members| {
+        // The task of a machine that is not there any more ends with the sender that is dropped here.
+        members.retain(|name, _| mdb.machines.contains_key(name));
+        for (name, machine) in mdb.machines {
+            match members.entry(name) {
+                Entry::Occupied(member) => {
+                    member.get().machine.send_if_modified(|known| {
+                        let changed = *known != machine;
+                        *known = machine;
+                        changed
+                    });
+                }
+                Entry::Vacant(place) => {
+                    let (member, strings) = join(machine);
+                    place.insert(member);
+                    tasks.spawn(Runner::new(shared.clone(), strings).run());
+                }
+            }
+        }
+        tracing::info!(machines = members.len(), "fleet");
+    });
+}
+
+fn join(machine: Machine) -> (Member, Strings) {
+    let (machine, wanted) = watch::channel(machine);
+    let (shower, shown) = watch::channel(Shown { info: SubInfo::default(), since: SystemTime::now() });
+    let cleared = Arc::new(Notify::new());
+    let strings = Strings { machine: wanted, shown: shower, cleared: cleared.clone() };
+    (Member { machine, shown, cleared }, strings)
+}

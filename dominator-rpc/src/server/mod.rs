@@ -1,0 +1,105 @@
+//! Any port, served. What a caller may do was decided at the door; handlers parse, call the port and answer.
+
+mod driven;
+mod fleet;
+mod images;
+mod introspection;
+mod objects;
+mod subd;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use dominator_core::authorise::{Access, Method};
+use dominator_core::port::{Agent, ImageStore, ObjectStore};
+use tonic::service::{Routes, RoutesBuilder};
+
+use crate::authorise::methods;
+use crate::controller::FleetControl;
+use crate::limits;
+use crate::v1::dominator_server::DominatorServer;
+use crate::v1::image_server_server::ImageServerServer;
+use crate::v1::introspection_server::IntrospectionServer;
+use crate::v1::object_server_server::ObjectServerServer;
+use crate::v1::subd_server::SubdServer;
+
+/// What a server serves. `Introspection` is always among it.
+pub struct Services {
+    version: String,
+    routes: RoutesBuilder,
+    offered: BTreeSet<&'static str>,
+}
+
+impl Services {
+    /// Nothing yet. `version` is what `Introspection.ListMethods` tells.
+    pub fn new(version: &str) -> Self {
+        Self { version: version.into(), routes: RoutesBuilder::default(), offered: BTreeSet::new() }
+    }
+
+    /// Serves an agent as `Subd`.
+    #[must_use]
+    pub fn agent(mut self, agent: Arc<dyn Agent>) -> Self {
+        self.routes.add_service(
+            SubdServer::new(subd::SubdService(agent))
+                .max_decoding_message_size(limits::MESSAGE)
+                .max_encoding_message_size(limits::POLL_REPLY),
+        );
+        self.offering("Subd")
+    }
+
+    /// Serves an object store as `ObjectServer`.
+    #[must_use]
+    pub fn objects(mut self, store: Arc<dyn ObjectStore>) -> Self {
+        self.routes.add_service(
+            ObjectServerServer::new(objects::ObjectService(store)).max_decoding_message_size(limits::MESSAGE),
+        );
+        self.offering("ObjectServer")
+    }
+
+    /// Serves an image store as `ImageServer`. Images that are added bear the caller's user name and the time of
+    /// `clock`.
+    #[must_use]
+    pub fn images(mut self, images: Arc<dyn ImageStore>, clock: fn() -> SystemTime) -> Self {
+        self.routes.add_service(
+            ImageServerServer::new(images::ImageService { images, clock })
+                .max_decoding_message_size(limits::MESSAGE),
+        );
+        self.offering("ImageServer")
+    }
+
+    /// Serves the handle of a controller as `Dominator`.
+    #[must_use]
+    pub fn fleet(mut self, fleet: Arc<dyn FleetControl>) -> Self {
+        self.routes.add_service(
+            DominatorServer::new(fleet::FleetService(fleet)).max_decoding_message_size(limits::MESSAGE),
+        );
+        self.offering("Dominator")
+    }
+
+    fn offering(mut self, service: &'static str) -> Self {
+        self.offered.insert(service);
+        self
+    }
+
+    /// The services, and every method of theirs with what it demands.
+    pub(crate) fn into_routes(self) -> (Routes, Arc<BTreeMap<Method, Access>>) {
+        let Self { version, mut routes, offered } = self.offering("Introspection");
+        let offered = methods().filter(|(method, _)| offered.contains(method.service())).collect();
+        let offered: Arc<BTreeMap<_, _>> = Arc::new(offered);
+        let introspection = introspection::IntrospectionService { version, offered: offered.clone() };
+        routes
+            .add_service(IntrospectionServer::new(introspection).max_decoding_message_size(limits::MESSAGE));
+        (routes.routes(), offered)
+    }
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").field("version", &self.version).field("offered", &self.offered).finish()
+    }
+}
+
+/// The stream of an answer.
+type Answer<T> = futures_util::stream::BoxStream<'static, Result<T, tonic::Status>>;

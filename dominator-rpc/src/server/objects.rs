@@ -1,0 +1,124 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dominator_core::object::ObjectId;
+use dominator_core::port::{ObjectStore, Piece, Pieces, StoreError};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Answer;
+use super::driven::Driven;
+use crate::v1::add_objects_reply::Part as ReplyPart;
+use crate::v1::add_objects_request::Part as RequestPart;
+use crate::v1::object_server_server::ObjectServer;
+use crate::wire::{self, Sequence, invalid, store_status};
+use crate::{limits, v1};
+
+/// How many pieces and answers wait for those who take them.
+const QUEUE: usize = 4;
+
+/// A store of objects, served.
+pub(super) struct ObjectService(pub(super) Arc<dyn ObjectStore>);
+
+#[async_trait]
+impl ObjectServer for ObjectService {
+    type AddObjectsStream = Answer<v1::AddObjectsReply>;
+
+    async fn add_objects(
+        &self,
+        request: Request<Streaming<v1::AddObjectsRequest>>,
+    ) -> Result<Response<Self::AddObjectsStream>, Status> {
+        let (answers, answered) = mpsc::channel(QUEUE);
+        let (pieces, taken) = mpsc::channel(QUEUE);
+        let store = self.0.clone();
+        let work = async move {
+            let reading = read_all(request.into_inner(), store.clone(), answers.clone(), pieces);
+            let adding = add_all(store.clone(), taken, answers.clone());
+            tokio::try_join!(reading, adding).map(|_| ())
+        };
+        Ok(Response::new(Driven::new(work, answered).boxed()))
+    }
+
+    async fn check_objects(
+        &self,
+        request: Request<v1::ObjectIds>,
+    ) -> Result<Response<v1::CheckObjectsReply>, Status> {
+        let ids = wire::ids_from(&request.get_ref().ids, limits::IDS)?;
+        let sizes = self.0.sizes(&ids).await.map_err(|error| store_status(&error))?;
+        let sizes =
+            sizes.into_iter().map(|size| size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)));
+        Ok(Response::new(v1::CheckObjectsReply { sizes: sizes.collect() }))
+    }
+
+    type GetObjectsStream = Answer<v1::ObjectPieces>;
+
+    async fn get_objects(
+        &self,
+        request: Request<Streaming<v1::ObjectIds>>,
+    ) -> Result<Response<Self::GetObjectsStream>, Status> {
+        let mut parts = request.into_inner();
+        let mut wanted = Vec::new();
+        while let Some(part) = parts.message().await? {
+            wanted.extend(wire::ids_from(&part.ids, limits::IDS_IN_CALL - wanted.len())?);
+        }
+        let pieces = self.0.objects(wanted).await.map_err(|error| store_status(&error))?;
+        let pieces = pieces.map_err(|error| store_status(&error));
+        Ok(Response::new(wire::pack_pieces(pieces).boxed()))
+    }
+}
+
+/// Answers offers and passes pieces on, until the client has ended its side.
+async fn read_all(
+    mut parts: Streaming<v1::AddObjectsRequest>,
+    store: Arc<dyn ObjectStore>,
+    answers: mpsc::Sender<v1::AddObjectsReply>,
+    pieces: mpsc::Sender<Result<Piece, StoreError>>,
+) -> Result<(), Status> {
+    let mut sequence = Sequence::any();
+    let breach = |why: String| store_status(&StoreError::Protocol(why));
+    while let Some(part) = parts.message().await? {
+        match part.part {
+            Some(RequestPart::Offer(offer)) => {
+                let offered: Vec<ObjectId> =
+                    wire::sized_from(&offer)?.into_iter().map(|(id, _)| id).collect();
+                let sizes = store.sizes(&offered).await.map_err(|error| store_status(&error))?;
+                let missing = offered.iter().zip(sizes).filter(|(_, size)| size.is_none()).map(|(id, _)| id);
+                let wanted = ReplyPart::Wanted(v1::ObjectIds { ids: wire::ids(missing) });
+                if answers.send(v1::AddObjectsReply { part: Some(wanted) }).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Some(RequestPart::Pieces(batch)) => {
+                for piece in wire::unpack(batch)? {
+                    sequence.step(&piece).map_err(breach)?;
+                    // A store that takes no more has failed, and its error is the answer.
+                    if pieces.send(Ok(piece)).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            None => return Err(invalid("neither an offer nor objects")),
+        }
+    }
+    sequence.end().map_err(breach)
+}
+
+/// Lets the store take in what comes and says what it keeps.
+async fn add_all(
+    store: Arc<dyn ObjectStore>,
+    pieces: mpsc::Receiver<Result<Piece, StoreError>>,
+    answers: mpsc::Sender<v1::AddObjectsReply>,
+) -> Result<(), Status> {
+    let verified = store.add(Pieces::new(ReceiverStream::new(pieces))).await;
+    let verified = verified.map_err(|error| store_status(&error))?;
+    for batch in verified.chunks(limits::IDS) {
+        let objects: Vec<_> = batch.iter().map(|object| (object.id(), object.size())).collect();
+        let added = v1::AddObjectsReply { part: Some(ReplyPart::Added(wire::sized(&objects))) };
+        if answers.send(added).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dominator_core::object::ObjectId;
+use dominator_core::plan::Plan;
+use dominator_core::port::{Agent, FetchRequest, UpdateRequest};
+use dominator_core::tree::TreeId;
+use dominator_core::trigger::Triggers;
+use dominator_core::view::{View, ViewId};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Answer;
+use crate::v1::fetch_request::Part as FetchPart;
+use crate::v1::subd_server::Subd;
+use crate::v1::update_request::Part as UpdatePart;
+use crate::wire::{self, Collector, agent_status, digest, invalid};
+use crate::{limits, v1};
+
+/// How many directories are in memory at once.
+const SLICE: usize = 256;
+
+/// An agent, served.
+pub(super) struct SubdService(pub(super) Arc<dyn Agent>);
+
+#[async_trait]
+impl Subd for SubdService {
+    async fn poll(&self, request: Request<v1::PollRequest>) -> Result<Response<v1::PollReply>, Status> {
+        let request = wire::poll_request_from(request.get_ref())?;
+        let reply = self.0.poll(request).await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(wire::poll_reply(&reply)))
+    }
+
+    async fn set_view(
+        &self,
+        request: Request<Streaming<v1::Chunk>>,
+    ) -> Result<Response<v1::SetViewReply>, Status> {
+        let mut parts = request.into_inner();
+        let mut encoding = Collector::new("a view", limits::VIEW);
+        while let Some(part) = parts.message().await? {
+            encoding.push(&part.data)?;
+        }
+        let encoding = encoding.finish();
+        let view = wire::decode("the view", move || View::decode(&encoding)).await?;
+        let id = self.0.set_view(view).await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(v1::SetViewReply { view: wire::ids([&id.0]) }))
+    }
+
+    type GetDirectoriesStream = Answer<v1::ObjectPieces>;
+
+    async fn get_directories(
+        &self,
+        request: Request<v1::ObjectIds>,
+    ) -> Result<Response<Self::GetDirectoriesStream>, Status> {
+        let ids = wire::ids_from(&request.get_ref().ids, limits::DIRECTORIES_IN_CALL)?;
+        let agent = self.0.clone();
+        let slices: Vec<Vec<ObjectId>> = ids.chunks(SLICE).map(<[_]>::to_vec).collect();
+        let directories = stream::iter(slices).then(move |slice| directories(agent.clone(), slice));
+        let pieces = wire::encodings(directories.try_flatten());
+        Ok(Response::new(wire::pack_pieces(pieces).boxed()))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<Streaming<v1::FetchRequest>>,
+    ) -> Result<Response<v1::FetchReply>, Status> {
+        let order = fetch_order(request.into_inner()).await?;
+        let report = self.0.fetch(order).await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(v1::FetchReply { objects: report.objects, bytes: report.bytes }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<Streaming<v1::UpdateRequest>>,
+    ) -> Result<Response<v1::UpdateReply>, Status> {
+        let order = update_order(request.into_inner()).await?;
+        let report = self.0.update(order).await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(wire::update_reply(&report)))
+    }
+
+    async fn cleanup(&self, _request: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
+        self.0.clean_up().await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+}
+
+async fn directories(
+    agent: Arc<dyn Agent>,
+    ids: Vec<ObjectId>,
+) -> Result<impl futures_util::Stream<Item = Result<(ObjectId, Bytes), Status>>, Status> {
+    let encodings = agent.directories(ids.clone()).await.map_err(|error| agent_status(&error))?;
+    if encodings.len() != ids.len() {
+        return Err(Status::internal("the agent did not answer with as many directories as were asked for"));
+    }
+    Ok(stream::iter(ids.into_iter().zip(encodings).map(Ok)))
+}
+
+async fn fetch_order(mut parts: Streaming<v1::FetchRequest>) -> Result<FetchRequest, Status> {
+    let Some(v1::FetchRequest { part: Some(FetchPart::Source(source)) }) = parts.message().await? else {
+        return Err(invalid("an order to fetch that does not begin with a source"));
+    };
+    if source.len() > limits::ADDRESS {
+        return Err(invalid("the address of a source that is too long"));
+    }
+    let mut objects = Vec::new();
+    while let Some(part) = parts.message().await? {
+        let Some(FetchPart::Objects(batch)) = part.part else {
+            return Err(invalid("an order to fetch with a part that is not known here, or out of order"));
+        };
+        objects.extend(wire::sized_from(&batch)?);
+        if objects.len() > limits::IDS_IN_CALL {
+            return Err(Status::resource_exhausted(format!("more than {} objects", limits::IDS_IN_CALL)));
+        }
+    }
+    Ok(FetchRequest { objects, source })
+}
+
+async fn update_order(mut parts: Streaming<v1::UpdateRequest>) -> Result<UpdateRequest, Status> {
+    let Some(v1::UpdateRequest { part: Some(UpdatePart::Header(header)) }) = parts.message().await? else {
+        return Err(invalid("an update that does not begin with its header"));
+    };
+    let mut triggers = Collector::new("triggers", Triggers::MAX_JSON);
+    let mut plan = Collector::new("a plan", limits::PLAN);
+    while let Some(part) = parts.message().await? {
+        match part.part {
+            Some(UpdatePart::Triggers(data)) => triggers.push(&data)?,
+            Some(UpdatePart::Plan(data)) => plan.push(&data)?,
+            Some(UpdatePart::Header(_)) | None => {
+                return Err(invalid("an update with a part that is not known here, or out of order"));
+            }
+        }
+    }
+    let (triggers, plan) = (triggers.finish(), plan.finish());
+    let triggers = Triggers::from_json(&triggers).map_err(|error| invalid(wire::text(&error)))?;
+    Ok(UpdateRequest {
+        base: TreeId(digest(&header.base)?),
+        view: ViewId(digest(&header.view)?),
+        plan: wire::decode("the plan", move || Plan::decode(&plan)).await?,
+        image: header.image.map(|name| wire::image_name(&name)).transpose()?,
+        triggers,
+    })
+}

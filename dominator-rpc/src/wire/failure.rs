@@ -1,0 +1,242 @@
+//! Errors across the wire: a text for people in the status, a [`v1::Failure`] for programs in its details.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use dominator_core::image::ImageName;
+use dominator_core::object::ObjectId;
+use dominator_core::port::{AgentError, Cause, ImageError, StoreError, Unreachable};
+use prost::Message as _;
+use tonic::{Code, Status};
+
+use super::{digest, ids};
+use crate::transport::ConnectError;
+use crate::v1::failure::Kind;
+use crate::{limits, v1};
+
+/// A message that breaks the protocol.
+pub(crate) fn invalid(text: impl Into<String>) -> Status {
+    Status::invalid_argument(text)
+}
+
+/// An error with all its causes, in one line short enough for a header.
+pub(crate) fn text(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string can't fail.
+        write!(text, ": {error}").expect("invariant: strings take everything");
+        cause = error.source();
+    }
+    text.truncate(text.floor_char_boundary(limits::ERROR_TEXT));
+    text
+}
+
+/// What an agent's error is on the wire.
+pub(crate) fn agent_status(error: &AgentError) -> Status {
+    let (code, kind) = match error {
+        AgentError::Denied(_) => (Code::PermissionDenied, Some(Kind::Denied(true))),
+        AgentError::NotNow(why) => {
+            return status(Code::FailedPrecondition, why.clone(), Some(Kind::NotNow(true)));
+        }
+        AgentError::Gone { id } => (Code::NotFound, Some(Kind::Gone(ids([id])))),
+        AgentError::Fetch(store) => {
+            let inner = v1::Failure { kind: store_kind(store), text: text(store) };
+            (Code::Aborted, Some(Kind::Fetch(Box::new(inner))))
+        }
+        AgentError::Unreachable { .. } => (Code::Unavailable, Some(Kind::Unreachable(true))),
+        // Further kinds of failures have nothing to say to programs yet.
+        AgentError::Protocol(_) | AgentError::Failed { .. } | _ => (Code::Internal, None),
+    };
+    status(code, text(error), kind)
+}
+
+/// What a store's error is on the wire.
+pub(crate) fn store_status(error: &StoreError) -> Status {
+    let code = match error {
+        StoreError::NotFound { .. } => Code::NotFound,
+        StoreError::Corrupt { .. } => Code::DataLoss,
+        StoreError::Protocol(why) => {
+            return status(Code::InvalidArgument, why.clone(), Some(Kind::BadStream(true)));
+        }
+        StoreError::NoSpace { .. } => Code::ResourceExhausted,
+        StoreError::Denied(_) => Code::PermissionDenied,
+        StoreError::Unreachable(_) => Code::Unavailable,
+        StoreError::Failed { .. } | _ => Code::Internal,
+    };
+    status(code, text(error), store_kind(error))
+}
+
+fn store_kind(error: &StoreError) -> Option<Kind> {
+    match error {
+        StoreError::NotFound { id } => Some(Kind::ObjectNotFound(ids([id]))),
+        StoreError::Corrupt { id, hashed, length } => {
+            Some(Kind::Corrupt(v1::CorruptObject { id: ids([id]), hashed: ids([hashed]), length: *length }))
+        }
+        StoreError::Protocol(_) => Some(Kind::BadStream(true)),
+        StoreError::NoSpace { need, free } => Some(Kind::NoSpace(v1::NoSpace { need: *need, free: *free })),
+        StoreError::Denied(_) => Some(Kind::Denied(true)),
+        StoreError::Unreachable(_) => Some(Kind::Unreachable(true)),
+        StoreError::Failed { .. } | _ => None,
+    }
+}
+
+/// What an image store's error is on the wire.
+pub(crate) fn image_status(error: &ImageError) -> Status {
+    let (code, kind) = match error {
+        ImageError::NotFound { name } => (Code::NotFound, Some(Kind::ImageNotFound(name.to_string()))),
+        ImageError::Exists { name } => (Code::AlreadyExists, Some(Kind::ImageExists(name.to_string()))),
+        ImageError::Deleted { name } => (Code::AlreadyExists, Some(Kind::ImageDeleted(name.to_string()))),
+        ImageError::Incomplete { first, count } => {
+            let count = u64::try_from(*count).unwrap_or(u64::MAX);
+            let kind = Kind::Incomplete(v1::IncompleteImage { first: ids([first]), count });
+            (Code::FailedPrecondition, Some(kind))
+        }
+        ImageError::Malformed(cause) => {
+            return status(Code::InvalidArgument, text(cause), Some(Kind::MalformedImage(true)));
+        }
+        ImageError::Denied(_) => (Code::PermissionDenied, Some(Kind::Denied(true))),
+        ImageError::Unreachable(_) => (Code::Unavailable, Some(Kind::Unreachable(true))),
+        ImageError::Failed { .. } | _ => (Code::Internal, None),
+    };
+    status(code, text(error), kind)
+}
+
+fn status(code: Code, text: String, kind: Option<Kind>) -> Status {
+    let details = kind.map(|kind| v1::Failure { kind: Some(kind), text: String::new() }.encode_to_vec());
+    Status::with_details(code, text, details.map(Bytes::from).unwrap_or_default())
+}
+
+/// What a status is to who asked an agent. `tried` is what was asked for.
+pub(crate) fn agent_error(tried: &'static str, status: Status) -> AgentError {
+    match kind(&status) {
+        Some(Kind::NotNow(_)) => return AgentError::NotNow(status.message().into()),
+        Some(Kind::Gone(id)) => {
+            if let Ok(id) = digest(&id) {
+                return AgentError::Gone { id };
+            }
+        }
+        Some(Kind::Fetch(failure)) => return AgentError::Fetch(store_failure(failure.kind, &failure.text)),
+        _ => {}
+    }
+    match reading(&status) {
+        Reading::Denied => AgentError::Denied(status.message().into()),
+        Reading::Unreachable(why) => AgentError::Unreachable { why, cause: cause(status) },
+        Reading::Failed => AgentError::Failed { what: tried.into(), cause: cause(status) },
+    }
+}
+
+/// What a status is to who asked a store. `tried` is what was asked for.
+pub(crate) fn store_error(tried: &'static str, status: Status) -> StoreError {
+    if let Some(kind) = kind(&status) {
+        let message = status.message();
+        if let Some(error) = store_error_of(kind, message) {
+            return error;
+        }
+    }
+    match reading(&status) {
+        Reading::Denied => StoreError::Denied(status.message().into()),
+        Reading::Unreachable(_) => StoreError::Unreachable(cause(status)),
+        Reading::Failed => StoreError::Failed { what: tried.into(), cause: cause(status) },
+    }
+}
+
+/// What a status is to who asked an image server. `tried` is what was asked for.
+pub(crate) fn image_error(tried: &'static str, status: Status) -> ImageError {
+    let named = |name: &str| name.parse::<ImageName>().ok();
+    let error = match kind(&status) {
+        Some(Kind::ImageNotFound(name)) => named(&name).map(|name| ImageError::NotFound { name }),
+        Some(Kind::ImageExists(name)) => named(&name).map(|name| ImageError::Exists { name }),
+        Some(Kind::ImageDeleted(name)) => named(&name).map(|name| ImageError::Deleted { name }),
+        Some(Kind::Incomplete(incomplete)) => digest(&incomplete.first).ok().map(|first| {
+            let count = usize::try_from(incomplete.count).unwrap_or(usize::MAX);
+            ImageError::Incomplete { first, count }
+        }),
+        Some(Kind::MalformedImage(_)) => Some(ImageError::Malformed(Cause::new(status.message()))),
+        _ => None,
+    };
+    error.unwrap_or_else(|| match reading(&status) {
+        Reading::Denied => ImageError::Denied(status.message().into()),
+        Reading::Unreachable(_) => ImageError::Unreachable(cause(status)),
+        Reading::Failed => ImageError::Failed { what: tried.into(), cause: cause(status) },
+    })
+}
+
+fn kind(status: &Status) -> Option<Kind> {
+    v1::Failure::decode(status.details()).ok()?.kind
+}
+
+fn store_failure(kind: Option<Kind>, text: &str) -> StoreError {
+    let known = kind.and_then(|kind| store_error_of(kind, text));
+    known
+        .unwrap_or_else(|| StoreError::Failed { what: text.into(), cause: Cause::new("see the agent's log") })
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other failures are none of a store")]
+fn store_error_of(kind: Kind, text: &str) -> Option<StoreError> {
+    let id = |bytes: &[u8]| -> Option<ObjectId> { digest(bytes).ok() };
+    match kind {
+        Kind::ObjectNotFound(object) => id(&object).map(|id| StoreError::NotFound { id }),
+        Kind::Corrupt(corrupt) => {
+            let (id, hashed) = (id(&corrupt.id)?, id(&corrupt.hashed)?);
+            Some(StoreError::Corrupt { id, hashed, length: corrupt.length })
+        }
+        Kind::NoSpace(space) => Some(StoreError::NoSpace { need: space.need, free: space.free }),
+        Kind::BadStream(_) => Some(StoreError::Protocol(text.into())),
+        Kind::Denied(_) => Some(StoreError::Denied(text.into())),
+        Kind::Unreachable(_) => Some(StoreError::Unreachable(Cause::new(text))),
+        _ => None,
+    }
+}
+
+/// How a status that says nothing to programs is to be read.
+enum Reading {
+    Denied,
+    Unreachable(Unreachable),
+    Failed,
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "a code not known here is a failure")]
+fn reading(status: &Status) -> Reading {
+    if let Some(error) = found::<ConnectError>(status) {
+        return Reading::Unreachable(error.why());
+    }
+    // A status that came over the wire has no source.
+    let local = status.source().is_some();
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => Reading::Denied,
+        Code::DeadlineExceeded => Reading::Unreachable(Unreachable::Timeout),
+        Code::Unavailable => Reading::Unreachable(Unreachable::Other),
+        Code::Cancelled | Code::Unknown | Code::Internal if local => Reading::Unreachable(Unreachable::Other),
+        _ => Reading::Failed,
+    }
+}
+
+/// The first error of a kind among the causes of a status.
+pub(crate) fn found<E: Error + 'static>(status: &Status) -> Option<&E> {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// A status as a cause: its own text without the parts that are for programs.
+fn cause(status: Status) -> Cause {
+    if status.code() == Code::Unimplemented {
+        Cause::new("the server does not know this call; it is of another version")
+    } else if status.source().is_some() {
+        Cause::new(Lost(status))
+    } else {
+        Cause::new(status.message())
+    }
+}
+
+/// A call that was lost on the way.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection failed: {}", .0.message())]
+struct Lost(#[source] Status);

@@ -1,0 +1,186 @@
+//! Objects in streams: the rules of `Piece`, kept on both ends.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use dominator_core::object::{ObjectHasher, ObjectId};
+use dominator_core::port::{Piece, Verified};
+use futures_util::{Stream, StreamExt as _, stream};
+use tonic::Status;
+
+use super::{Packed, Weighed, chunks, digest, invalid};
+use crate::v1::object_piece::Piece as Kind;
+use crate::{limits, v1};
+
+impl Weighed for v1::ObjectPiece {
+    fn weight(&self) -> usize {
+        match &self.piece {
+            Some(Kind::Data(data)) => data.len() + 8,
+            Some(Kind::Begin(_)) | None => 48,
+        }
+    }
+}
+
+/// Pieces as messages; small ones share one.
+pub(crate) fn pack_pieces<E: Unpin + Send + 'static>(
+    pieces: impl Stream<Item = Result<Piece, E>> + Send + 'static,
+) -> impl Stream<Item = Result<v1::ObjectPieces, E>> + Send {
+    let items = pieces.map(|piece| piece.map(piece_to));
+    Packed::new(items, limits::BATCH).map(|batch| batch.map(|pieces| v1::ObjectPieces { pieces }))
+}
+
+/// The pieces of objects that are whole in memory.
+pub(crate) fn encodings<E: Send + 'static>(
+    objects: impl Stream<Item = Result<(ObjectId, Bytes), E>> + Send + 'static,
+) -> impl Stream<Item = Result<Piece, E>> + Send {
+    objects.flat_map(|object| match object {
+        Ok((id, bytes)) => {
+            let begin = Piece::Begin { id, size: length(&bytes) };
+            let data = chunks(bytes).filter(|part| !part.is_empty()).map(Piece::Data);
+            stream::iter(std::iter::once(begin).chain(data).map(Ok)).left_stream()
+        }
+        Err(error) => stream::iter([Err(error)]).right_stream(),
+    })
+}
+
+/// The pieces in a message.
+pub(crate) fn unpack(message: v1::ObjectPieces) -> Result<Vec<Piece>, Status> {
+    message.pieces.into_iter().map(piece_from).collect()
+}
+
+fn piece_to(piece: Piece) -> v1::ObjectPiece {
+    let piece = match piece {
+        Piece::Begin { id, size } => Kind::Begin(v1::ObjectBegin { id: super::ids([&id]), size }),
+        Piece::Data(data) => Kind::Data(data),
+    };
+    v1::ObjectPiece { piece: Some(piece) }
+}
+
+fn piece_from(piece: v1::ObjectPiece) -> Result<Piece, Status> {
+    match piece.piece {
+        Some(Kind::Begin(begin)) => Ok(Piece::Begin { id: digest(&begin.id)?, size: begin.size }),
+        Some(Kind::Data(data)) if data.len() <= Piece::MAX_DATA => Ok(Piece::Data(data)),
+        Some(Kind::Data(data)) => Err(invalid(format!("a piece of {} bytes", data.len()))),
+        None => Err(invalid("a piece that is neither beginning nor data")),
+    }
+}
+
+/// A breach of the rules of a stream, in words.
+pub(crate) type Breach = String;
+
+/// Watches a stream: the objects come whole and, if the order is known, in the order asked for.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    expected: Option<VecDeque<ObjectId>>,
+    current: Option<(ObjectId, u64)>,
+}
+
+impl Sequence {
+    /// A stream of exactly these objects.
+    pub(crate) fn of(expected: impl IntoIterator<Item = ObjectId>) -> Self {
+        Self { expected: Some(expected.into_iter().collect()), current: None }
+    }
+
+    /// A stream of whatever the sender likes.
+    pub(crate) fn any() -> Self {
+        Self { expected: None, current: None }
+    }
+
+    /// Takes note of a piece.
+    pub(crate) fn step(&mut self, piece: &Piece) -> Result<(), Breach> {
+        match piece {
+            Piece::Begin { id, size } => {
+                self.is_whole()?;
+                if let Some(expected) = &mut self.expected {
+                    match expected.pop_front() {
+                        Some(next) if next == *id => {}
+                        Some(next) => return Err(format!("object {id} came where {next} was asked for")),
+                        None => return Err(format!("object {id} came, which nobody asked for")),
+                    }
+                }
+                self.current = Some((*id, *size));
+                Ok(())
+            }
+            Piece::Data(data) => match &mut self.current {
+                Some((id, left)) => {
+                    let rest = left.checked_sub(length(data));
+                    *left = rest.ok_or_else(|| format!("object {id} is longer than announced"))?;
+                    Ok(())
+                }
+                None => Err("data came before any object had begun".into()),
+            },
+        }
+    }
+
+    /// Takes note of the end.
+    pub(crate) fn end(&self) -> Result<(), Breach> {
+        self.is_whole()?;
+        match self.expected.as_ref().and_then(|expected| expected.front()) {
+            Some(id) => Err(format!("the stream ended before object {id}")),
+            None => Ok(()),
+        }
+    }
+
+    fn is_whole(&self) -> Result<(), Breach> {
+        match self.current {
+            Some((id, left)) if left > 0 => {
+                Err(format!("object {id} is {left} bytes shorter than announced"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Joins and verifies small objects, each at most `limit` bytes and all together at most `total`.
+pub(crate) struct Assembler {
+    sequence: Sequence,
+    limit: usize,
+    total: u64,
+    current: Option<(ObjectId, u64, Vec<u8>)>,
+}
+
+impl Assembler {
+    /// For the objects of `sequence`.
+    pub(crate) fn new(sequence: Sequence, limit: usize, total: u64) -> Self {
+        Self { sequence, limit, total, current: None }
+    }
+
+    /// Takes a piece; returns the object it completes, if it does.
+    pub(crate) fn push(&mut self, piece: Piece) -> Result<Option<(ObjectId, Bytes)>, Breach> {
+        self.sequence.step(&piece)?;
+        match piece {
+            Piece::Begin { id, size } => {
+                let fits = usize::try_from(size).is_ok_and(|size| size <= self.limit);
+                let left = self.total.checked_sub(size).filter(|_| fits);
+                self.total =
+                    left.ok_or_else(|| format!("object {id} of {size} bytes is more than allowed"))?;
+                self.current = Some((id, size, Vec::new()));
+            }
+            Piece::Data(data) => {
+                if let Some((.., bytes)) = &mut self.current {
+                    bytes.extend_from_slice(&data);
+                }
+            }
+        }
+        match self.current.take_if(|(_, size, bytes)| length(bytes) == *size) {
+            Some((id, size, bytes)) => {
+                let mut hasher = ObjectHasher::new();
+                hasher.update(&bytes);
+                Verified::check(id, size, hasher.finish(), length(&bytes))
+                    .map_err(|error| error.to_string())?;
+                Ok(Some((id, bytes.into())))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Takes note of the end.
+    pub(crate) fn end(&self) -> Result<(), Breach> {
+        self.sequence.end()
+    }
+}
+
+/// A length as the protocol counts.
+pub(crate) fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).expect("invariant: no platform has lengths of more than 64 bits")
+}
