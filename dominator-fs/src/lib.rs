@@ -3,8 +3,11 @@
 //! [`root`] opens paths below one directory and nowhere else, [`seam`] is the only way anything is changed,
 //! [`scan`] makes trees of what is there, [`update`] applies plans, [`store`] keeps objects and images, [`import`]
 //! and [`export`] make images of directories and archives and the other way round, [`service`] runs what triggers
-//! ask for, [`compliance`] is the embedder's front door.
+//! ask for, [`compliance`] is the embedder's front door. With the `tokio` feature, `agent` is the port `Agent` on all
+//! of it.
 
+#[cfg(feature = "tokio")]
+pub mod agent;
 pub mod compliance;
 pub mod export;
 pub mod import;

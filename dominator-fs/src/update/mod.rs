@@ -22,8 +22,10 @@ mod work;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use dominator_core::inode::Mode;
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::plan::Plan;
@@ -32,13 +34,15 @@ use dominator_core::view::View;
 use rustix::io::Errno;
 use thiserror::Error;
 
+#[cfg(feature = "tokio")]
+pub(crate) use objects::open_file;
 pub use objects::{FreeSpace, Intake, ObjectCache};
 pub use stage::Staged;
 pub use swap::{Committed, Swapped};
 pub use work::WorkError;
 
 use crate::root::Root;
-use crate::seam::Seam;
+use crate::seam::{At, Remove, Seam};
 use work::WorkDirectory;
 
 /// Applies plans to one root. Only one can be open on a root at a time, in all processes.
@@ -63,6 +67,19 @@ impl Updater {
     /// Where the objects an update needs are taken in before it.
     pub fn objects(&self) -> &ObjectCache {
         &self.objects
+    }
+
+    /// Finds out whether the root's file-system can be written to.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn probe(&self) -> io::Result<()> {
+        let slot = self.work.slot();
+        let at = At::new(self.work.aside.as_fd(), &slot);
+        let file = self.seam.create(at, Mode::from_st_mode(0o600))?;
+        let written = self.seam.write(&file, b"probe");
+        self.seam.remove(at, Remove::File)?;
+        written
     }
 
     /// Makes everything new that the plan needs, with its final metadata, beside the tree, and makes it durable. Nothing

@@ -1,0 +1,146 @@
+use std::fs::DirBuilder;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use dominator_core::image::ImageName;
+use dominator_core::inode::Mode;
+use dominator_core::port::Cause;
+use dominator_core::trigger::Triggers;
+use dominator_core::view::View;
+use rustix::fs::{FlockOperation, OFlags};
+use thiserror::Error;
+
+use crate::publish::{self, Replace};
+use crate::seam::{At, Kernel};
+use crate::update::open_file;
+
+/// What an agent remembers beyond its own life, in a directory of its own. Every file is replaced as a whole.
+#[derive(Debug)]
+pub(super) struct Memory {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+/// A state directory that can't be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// It can't be made, opened, read or written.
+    #[error("the state directory {} can not be used", path.display())]
+    Io {
+        /// Where it is.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent uses it.
+    #[error("the state directory {} is in use by another agent", path.display())]
+    Busy {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A file is not what an agent writes. Look at it and remove it.
+    #[error("{} is damaged; remove it", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: Cause,
+    },
+}
+
+impl Memory {
+    const VIEW: &'static str = "view";
+    const TRIGGERS: &'static str = "triggers.previous";
+    const IMAGE: &'static str = "image.last";
+    const MODE: Mode = Mode::from_st_mode(0o600);
+
+    /// Opens or makes the directory, and takes it for this process.
+    pub(super) fn open(path: &Path) -> Result<Self, MemoryError> {
+        let fault = |source: io::Error| MemoryError::Io { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fault)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).map_err(|e| fault(e.into()))?;
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self { path: path.to_owned(), dir }),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(MemoryError::Busy { path: path.to_owned() }),
+            Err(error) => Err(fault(error.into())),
+        }
+    }
+
+    /// The view that was set last. Only a cache: one that can't be read is none.
+    pub(super) fn view(&self) -> Option<View> {
+        let bytes = match self.read(Self::VIEW, View::MAX_LEN) {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::warn!(%error, "the remembered view can not be read");
+                return None;
+            }
+        };
+        View::decode(&bytes)
+            .inspect_err(|error| tracing::warn!(%error, "the remembered view is damaged"))
+            .ok()
+    }
+
+    pub(super) fn remember_view(&self, view: &View) -> Result<(), MemoryError> {
+        self.write(Self::VIEW, &view.encode())
+    }
+
+    /// The triggers of the image the machine was last made to be.
+    pub(super) fn triggers(&self) -> Result<Triggers, MemoryError> {
+        let json = self.read(Self::TRIGGERS, Triggers::MAX_JSON)?;
+        json.map_or_else(
+            || Ok(Triggers::default()),
+            |json| Triggers::from_json(&json).map_err(|error| self.damaged(Self::TRIGGERS, error)),
+        )
+    }
+
+    pub(super) fn remember_triggers(&self, triggers: &Triggers) -> Result<(), MemoryError> {
+        self.write(Self::TRIGGERS, triggers.to_json().as_bytes())
+    }
+
+    /// The image the machine was last made to be.
+    pub(super) fn last_image(&self) -> Result<Option<ImageName>, MemoryError> {
+        let Some(bytes) = self.read(Self::IMAGE, ImageName::MAX_LEN)? else { return Ok(None) };
+        let text = String::from_utf8(bytes).map_err(|error| self.damaged(Self::IMAGE, error))?;
+        text.parse().map(Some).map_err(|error| self.damaged(Self::IMAGE, error))
+    }
+
+    pub(super) fn remember_image(&self, image: &ImageName) -> Result<(), MemoryError> {
+        self.write(Self::IMAGE, image.as_str().as_bytes())
+    }
+
+    fn read(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, MemoryError> {
+        let file = match open_file(At::new(self.dir.as_fd(), name.as_bytes())) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.fault(source)),
+        };
+        let mut bytes = Vec::new();
+        let most = u64::try_from(limit).unwrap_or(u64::MAX);
+        file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|error| self.fault(error))?;
+        if bytes.len() > limit {
+            return Err(self.damaged(name, format!("it is longer than {limit} bytes")));
+        }
+        Ok(Some(bytes))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), MemoryError> {
+        let name = name.as_bytes();
+        publish::bytes(&Kernel, self.dir.as_fd(), name, bytes, Self::MODE, Replace::Existing)
+            .map(|_durable| ())
+            .map_err(|error| self.fault(error))
+    }
+
+    fn fault(&self, source: io::Error) -> MemoryError {
+        MemoryError::Io { path: self.path.clone(), source }
+    }
+
+    fn damaged(&self, name: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> MemoryError {
+        MemoryError::Damaged { path: self.path.join(name), cause: Cause::new(cause) }
+    }
+}
