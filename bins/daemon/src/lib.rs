@@ -20,8 +20,10 @@ pub mod failure;
 pub mod logging;
 pub mod process;
 pub mod report;
+mod serve;
 pub mod tls;
 pub mod value;
 
 pub use failure::{During, Failure};
 pub use process::{Daemon, DaemonOptions, Reload, Shutdown, daemon, tool};
+pub use serve::serve;

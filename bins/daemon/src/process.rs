@@ -109,6 +109,19 @@ where
     finish(name, run())
 }
 
+/// The exit status of a question: 0 for yes, 1 for no, and [`UNANSWERED`] when it could not be answered, since "no" and
+/// "don't know" must not be taken for each other.
+pub fn answer(name: &str, answer: Result<bool, Failure>) -> ExitCode {
+    match answer {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            complain(name, &failure);
+            ExitCode::from(UNANSWERED)
+        }
+    }
+}
+
 /// A multi-threaded runtime whose pool of blocking threads is bounded.
 ///
 /// # Errors

@@ -44,13 +44,17 @@ impl TlsOptions {
     /// # Errors
     /// [`PkiError`], naming the file.
     pub fn load_daemon(&self, name: &str) -> Result<TlsIdentity, PkiError> {
-        let paths = self.paths().unwrap_or_else(|| CredentialPaths::daemon(name));
-        let credentials = keystore::load(&paths, SystemTime::now())?;
+        let credentials = keystore::load(&self.daemon_paths(name), SystemTime::now())?;
         if let Some(exposed) = credentials.exposed() {
             tracing::warn!("{exposed}");
         }
         let authorities = self.ca_file.as_deref().unwrap_or(Path::new(AUTHORITIES));
         Ok(TlsIdentity { credentials, trust: self.trust(authorities)? })
+    }
+
+    /// Where daemon `name` finds its certificate and key.
+    pub fn daemon_paths(&self, name: &str) -> CredentialPaths {
+        self.paths().unwrap_or_else(|| CredentialPaths::daemon(name))
     }
 
     /// Loads what a tool needs: the files named, else the best certificate in `~/.ssl`.

@@ -1,0 +1,54 @@
+//! The controller's daemon: joins the controller to a machine data base in a file, an image server, and the network.
+#![forbid(unsafe_code)]
+
+mod mdb_file;
+mod options;
+
+pub use mdb_file::MdbFile;
+pub use options::{DAEMON, Options};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dominator_core::herd;
+use dominator_daemon::process::{ensure_directory, warn_if_root};
+use dominator_daemon::{During, Failure, Shutdown};
+use dominator_fs::store::cluster::DirectoryClusterStore;
+use dominator_rpc::client::{Dialer, RemoteImages};
+use dominator_rpc::controller::{Controller, Parts, Tuning};
+use dominator_rpc::server::Services;
+
+/// Runs the daemon until it is to end.
+///
+/// # Errors
+/// [`Failure`] when it can't start or can't listen.
+pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> {
+    warn_if_root(DAEMON.name);
+    let tls = options.common.tls.daemon(DAEMON.name)?;
+    let image_server = options.image_server.to_string();
+    let state = options.common.state_dir.clone();
+    let cluster = tokio::task::spawn_blocking(move || open(state)).await;
+    let parts = Parts {
+        machines: Box::new(MdbFile::new(&options.mdb)),
+        dialer: Arc::new(Dialer::new(tls.clone())),
+        images: Arc::new(RemoteImages::lazy(&tls, &image_server)),
+        source: image_server,
+        cluster: Arc::new(cluster.during(|| "can't open the state".into())??),
+    };
+    let herd = herd::Settings { min_interval: options.min_interval.get(), ..herd::Settings::default() };
+    let controller = Controller::new(parts, Tuning { herd, ..Tuning::default() }).await;
+    let controller = controller.during(|| "can't read what was decided about updates".into())?;
+    let services = Services::new(env!("CARGO_PKG_VERSION")).fleet(Arc::new(controller.fleet()));
+    let serving = dominator_daemon::serve(DAEMON, &options.common, tls, services, shutdown);
+    tokio::select! {
+        // The machines are looked after for as long as questions about them are answered, and no longer.
+        served = serving => served,
+        () = controller.run(std::future::pending()) => Ok(()),
+    }
+}
+
+fn open(state_dir: PathBuf) -> Result<DirectoryClusterStore, Failure> {
+    ensure_directory(&state_dir)?;
+    let path = state_dir.join("cluster");
+    DirectoryClusterStore::open(&path).during(|| format!("can't use the state in {}", path.display()))
+}

@@ -1,0 +1,43 @@
+//! The image server's daemon: joins an object store and an image store on this disk to the network.
+#![forbid(unsafe_code)]
+
+mod options;
+
+pub use options::{DAEMON, Options};
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use dominator_daemon::process::{ensure_directory, warn_if_root};
+use dominator_daemon::{During, Failure, Shutdown};
+use dominator_fs::store::images::ImageStore;
+use dominator_fs::store::objects::ObjectStore;
+use dominator_fs::store::ports::{LocalImages, LocalObjects};
+use dominator_rpc::server::Services;
+
+/// Runs the daemon until it is to end.
+///
+/// # Errors
+/// [`Failure`] when it can't start or can't listen.
+pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> {
+    warn_if_root(DAEMON.name);
+    let tls = options.common.tls.daemon(DAEMON.name)?;
+    let (image_dir, object_dir) = (options.image_dir(), options.object_dir());
+    let opened = tokio::task::spawn_blocking(move || open(&image_dir, &object_dir)).await;
+    let (images, objects) = opened.during(|| "can't open the stores".into())??;
+    let services = Services::new(env!("CARGO_PKG_VERSION"))
+        .objects(Arc::new(LocalObjects::new(objects)))
+        .images(Arc::new(LocalImages::new(images)), SystemTime::now);
+    dominator_daemon::serve(DAEMON, &options.common, tls, services, shutdown).await
+}
+
+fn open(image_dir: &Path, object_dir: &Path) -> Result<(ImageStore, ObjectStore), Failure> {
+    ensure_directory(image_dir)?;
+    ensure_directory(object_dir)?;
+    let objects = ObjectStore::open(object_dir)
+        .during(|| format!("can't use the object store {}", object_dir.display()))?;
+    let images = ImageStore::open(image_dir, objects.clone())
+        .during(|| format!("can't use the image store {}", image_dir.display()))?;
+    Ok((images, objects))
+}

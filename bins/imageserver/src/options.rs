@@ -1,0 +1,66 @@
+use std::path::PathBuf;
+
+use clap::Parser;
+use dominator_daemon::{Daemon, DaemonOptions};
+
+/// What this daemon is called and where it lives.
+pub const DAEMON: Daemon =
+    Daemon { name: "imageserver", listen: "0.0.0.0:6971", state_dir: "/var/lib/imageserver" };
+
+/// Keeps images and serves them.
+///
+/// An image is what a machine must be: a tree of files, a filter and triggers, under a name that is never used again.
+/// File contents are kept once, however many images hold them. Images are added with imagetool.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "imageserver", version, after_help = EXAMPLE)]
+pub struct Options {
+    /// What every daemon has.
+    #[command(flatten)]
+    pub common: DaemonOptions,
+    /// Keep manifests in this directory [default: STATE-DIR/images]
+    #[arg(long, value_name = "DIR")]
+    pub image_dir: Option<PathBuf>,
+    /// Keep file contents in this directory [default: STATE-DIR/objects]
+    #[arg(long, value_name = "DIR")]
+    pub object_dir: Option<PathBuf>,
+}
+
+const EXAMPLE: &str = "\
+Example:
+  imageserver --state-dir /srv/images --listen 10.0.0.5:6971";
+
+impl Options {
+    /// Where manifests are kept.
+    pub fn image_dir(&self) -> PathBuf {
+        self.image_dir.clone().unwrap_or_else(|| self.common.state_dir.join("images"))
+    }
+
+    /// Where file contents are kept.
+    pub fn object_dir(&self) -> PathBuf {
+        self.object_dir.clone().unwrap_or_else(|| self.common.state_dir.join("objects"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::path::Path;
+
+    #[test]
+    fn the_example_configuration_is_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("imageserver.toml");
+        dominator_daemon::config::check::<Options>(&path).unwrap();
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn stores_lie_below_the_state_directory_unless_told_otherwise() {
+        let arguments = ["imageserver", "--state-dir=/s", "--object-dir=/o"].map(Into::into);
+        let options: Options = dominator_daemon::config::parse(|c| DAEMON.adjust(c), arguments).unwrap();
+        assert_eq!(
+            (options.image_dir(), options.object_dir()),
+            (Path::new("/s/images").into(), Path::new("/o").into())
+        );
+    }
+}

@@ -1,0 +1,103 @@
+//! Adds, shows, gets, compares and deletes images on an image server.
+#![forbid(unsafe_code)]
+
+mod add;
+mod diff;
+mod get;
+mod list;
+mod options;
+mod required;
+mod show;
+mod source;
+
+pub use options::{AddOptions, Command, Options};
+
+use std::process::ExitCode;
+
+use dominator_core::image::ImageName;
+use dominator_core::port::ImageStore as _;
+use dominator_daemon::process::answer;
+use dominator_daemon::report::{Format, remark, show};
+use dominator_daemon::{During, Failure};
+use dominator_rpc::client::RemoteImages;
+use dominator_rpc::transport::Tls;
+
+use crate::diff::Differences;
+use crate::list::{Existence, Names};
+use crate::show::Summary;
+
+const NAME: &str = "imagetool";
+
+/// Does what the options say.
+///
+/// # Errors
+/// [`Failure`], when it could not be done.
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let Options { image_server, command, output, tls } = options;
+    let tls = tls.tool()?;
+    let server = Server { tls, address: image_server.to_string(), format: output.format() };
+    match command {
+        Command::Add(options) => {
+            show(&add::add(&server.tls, &server.address, options).await?, server.format)?;
+        }
+        Command::List => server.list().await?,
+        Command::Show { name } => server.show(&name).await?,
+        Command::Get { name, directory } => {
+            show(&get::get(&server.tls, &server.address, &name, directory).await?, server.format)?;
+        }
+        Command::Check { name } => return Ok(answer(NAME, server.check(&name).await)),
+        Command::Diff { left, right } => return Ok(answer(NAME, server.diff(&left, &right).await)),
+        Command::Delete { name } => server.delete(&name).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The image server and how to show what it says.
+struct Server {
+    tls: Tls,
+    address: String,
+    format: Format,
+}
+
+impl Server {
+    async fn images(&self) -> Result<RemoteImages, Failure> {
+        RemoteImages::connect(&self.tls, &self.address)
+            .await
+            .during(|| format!("can't reach {}", self.address))
+    }
+
+    async fn list(&self) -> Result<(), Failure> {
+        let names = self.images().await?.list().await.during(|| "can't list the images".into())?;
+        show(&Names::of(&names), self.format)
+    }
+
+    async fn show(&self, name: &ImageName) -> Result<(), Failure> {
+        let images = self.images().await?;
+        let during = || format!("can't show {name}");
+        let image = images.image(name).await.during(during)?;
+        let tree = images.tree(name).await.during(during)?;
+        show(&Summary::of(name, &image, &tree), self.format)
+    }
+
+    async fn check(&self, name: &ImageName) -> Result<bool, Failure> {
+        let exists = self.images().await?.exists(name).await.during(|| format!("can't ask for {name}"))?;
+        show(&Existence { name: name.to_string(), exists }, self.format)?;
+        Ok(exists)
+    }
+
+    /// Whether they are the same.
+    async fn diff(&self, left: &ImageName, right: &ImageName) -> Result<bool, Failure> {
+        let images = self.images().await?;
+        let before = images.tree(left).await.during(|| format!("can't get {left}"))?;
+        let after = images.tree(right).await.during(|| format!("can't get {right}"))?;
+        let differences = Differences::between((left, &before), (right, &after));
+        show(&differences, self.format)?;
+        Ok(differences.is_empty())
+    }
+
+    async fn delete(&self, name: &ImageName) -> Result<(), Failure> {
+        self.images().await?.delete(name).await.during(|| format!("can't delete {name}"))?;
+        remark(NAME, &format!("{name} is deleted; its name is never free again"));
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! The `imagetool` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dominator_daemon::tool("imagetool", imagetool::run)
+}

@@ -1,0 +1,94 @@
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use dominator_core::image::ImageName;
+use dominator_daemon::report::OutputOptions;
+use dominator_daemon::tls::TlsOptions;
+use dominator_daemon::value::HostPort;
+
+/// Adds, shows, gets, compares and deletes images.
+///
+/// An image is a tree of files with a filter (which paths of a machine are left alone) and triggers (which services are
+/// restarted when which paths change), under a name that is never used twice.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "imagetool", version, after_help = EXAMPLE)]
+pub struct Options {
+    /// Talk to this image server
+    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:6971", global = true)]
+    pub image_server: HostPort,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// How to show results.
+    #[command(flatten)]
+    pub output: OutputOptions,
+    /// Whom to be and whom to believe.
+    #[command(flatten)]
+    pub tls: TlsOptions,
+}
+
+const EXAMPLE: &str = r#"Examples:
+  imagetool add web/2026-11-22 /srv/web-root filter.txt triggers.json
+  imagetool add keys/3 keys.tar "" ""        # sparse: adds and repairs its own paths, never deletes
+  imagetool diff web/2026-11-20 web/2026-11-22"#;
+
+/// What can be done.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Add an image made of a directory or a tar archive
+    ///
+    /// Only objects the server lacks are sent. Paths that match the filter are not taken in.
+    Add(AddOptions),
+    /// List the names of all images
+    List,
+    /// Show what an image says and how much it holds
+    Show {
+        /// Which image
+        name: ImageName,
+    },
+    /// Write an image's tree to a directory, which must be empty or not exist
+    Get {
+        /// Which image
+        name: ImageName,
+        /// Where to
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Exit with 0 if there is an image of that name, with 1 if not, with 2 if that could not be found out
+    Check {
+        /// Which image
+        name: ImageName,
+    },
+    /// Name every path in which two images differ; exit with 0 if there is none, with 1 if there are, with 2 if that could
+    /// not be found out
+    Diff {
+        /// One image
+        left: ImageName,
+        /// The other
+        right: ImageName,
+    },
+    /// Delete an image; its name is never free again
+    Delete {
+        /// Which image
+        name: ImageName,
+    },
+}
+
+/// What to add.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AddOptions {
+    /// Its name, as in web/2026-11-22
+    pub name: ImageName,
+    /// The tree: a directory or a tar archive
+    #[arg(value_name = "DIR|TAR")]
+    pub source: PathBuf,
+    /// The filter, a line each; "" makes the image sparse
+    #[arg(value_name = "FILTERFILE")]
+    pub filter: PathBuf,
+    /// The triggers, as JSON; "" for none
+    #[arg(value_name = "TRIGGERFILE")]
+    pub triggers: PathBuf,
+    /// Accept a tree without /etc, /etc/passwd, /usr and /usr/bin, which every machine needs
+    #[arg(long)]
+    pub no_required_paths: bool,
+}

@@ -1,0 +1,99 @@
+//! Lists what may be called on a server, and by whom.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use dominator_core::authorise::{Access, Role};
+use dominator_daemon::report::{OutputOptions, Show, show};
+use dominator_daemon::tls::TlsOptions;
+use dominator_daemon::value::HostPort;
+use dominator_daemon::{During, Failure};
+use dominator_rpc::client::{ServerMethods, list_methods};
+use serde::Serialize;
+
+/// Lists what may be called on a server: one Service.Method a line, as a certificate lists them.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "list-methods", version, after_help = "Example:\n  list-methods images.example.com:6971")]
+pub struct Options {
+    /// The server
+    #[arg(value_name = "HOST:PORT")]
+    pub server: HostPort,
+    /// What it must prove to be: subd, dominator, imageserver, … [default: by its port]
+    #[arg(long, value_parser = role)]
+    pub role: Option<Role>,
+    /// How to show results.
+    #[command(flatten)]
+    pub output: OutputOptions,
+    /// Whom to be and whom to believe.
+    #[command(flatten)]
+    pub tls: TlsOptions,
+}
+
+/// Does what the options say.
+///
+/// # Errors
+/// [`Failure`], when the server could not be asked.
+pub async fn run(options: Options) -> Result<ExitCode, Failure> {
+    let server = &options.server;
+    let expected = options.role.or_else(|| role_at(server.port())).ok_or_else(|| {
+        Failure::new(format!("say with --role what listens at port {} of {}", server.port(), server.host()))
+    })?;
+    let tls = options.tls.tool()?;
+    let listed = list_methods(&tls, &server.to_string(), expected).await;
+    let ServerMethods { version, methods } =
+        listed.during(|| format!("can't list the methods of {server}"))?;
+    show(&Listing::of(version, &methods), options.output.format())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a server offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Listing {
+    version: String,
+    methods: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Entry {
+    name: String,
+    access: &'static str,
+}
+
+impl Listing {
+    fn of(version: String, methods: &[(String, Access)]) -> Self {
+        let word = |access: &Access| match access {
+            Access::Listed => "listed",
+            Access::Public => "public",
+        };
+        let entry =
+            |(method, access): &(String, Access)| Entry { name: method.clone(), access: word(access) };
+        Self { version, methods: methods.iter().map(entry).collect() }
+    }
+}
+
+impl Show for Listing {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.methods.iter().try_for_each(|method| writeln!(out, "{}", method.name))
+    }
+}
+
+fn role(name: &str) -> Result<Role, String> {
+    let known = || Role::ALL.map(Role::name).join(", ");
+    Role::named(name).ok_or_else(|| format!("there are these: {}", known()))
+}
+
+/// Who listens at a well-known port.
+fn role_at(port: u16) -> Option<Role> {
+    match port {
+        6969 => Some(Role::Subd),
+        6970 => Some(Role::Dominator),
+        6971 => Some(Role::ImageServer),
+        6972 => Some(Role::FilegenServer),
+        6973 => Some(Role::Mdbd),
+        6975 => Some(Role::Imaginator),
+        6979 => Some(Role::DisruptionManager),
+        _ => None,
+    }
+}

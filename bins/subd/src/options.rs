@@ -1,0 +1,115 @@
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use dominator_core::filter::{BadFilter, Filter, Lines};
+use dominator_daemon::value::Duration;
+use dominator_daemon::{Daemon, DaemonOptions};
+
+/// What this daemon is called and where it lives.
+pub const DAEMON: Daemon = Daemon { name: "subd", listen: "0.0.0.0:6969", state_dir: "/var/lib/subd" };
+
+/// What a machine's own changing data are, left alone when the root is the machine's and nothing else is said.
+pub const USUAL_EXCLUSIONS: [&str; 7] =
+    ["/data/.*", "/home/.*", "/tmp/.*", "/var/log/.*", "/var/mail/.*", "/var/spool/.*", "/var/tmp/.*"];
+
+/// Keeps a machine as its image says.
+///
+/// subd looks at all files below its root again and again and tells the dominator what it sees. When that is not what
+/// the machine must be, the dominator has it fetch the objects it lacks and carry out a plan: every path is replaced at
+/// once or not at all, and the services concerned are stopped and started.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "subd", version, after_help = EXAMPLE)]
+pub struct Options {
+    /// What every daemon has.
+    #[command(flatten)]
+    pub common: DaemonOptions,
+    /// Keep what is below this directory
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root_dir: PathBuf,
+    /// Begin a scan this long after the last one ended, as in 500ms, 60s, 2m
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    pub scan_interval: Duration,
+    /// Never look at paths that match this line, as in a filter file; may be given several times [default, with
+    /// --root-dir /: /data/.* /home/.* /tmp/.* /var/log/.* /var/mail/.* /var/spool/.* /var/tmp/.*]
+    #[arg(long, value_name = "LINE")]
+    pub exclude: Vec<String>,
+    /// Exclude nothing, not even what is excluded by default
+    #[arg(long, conflicts_with = "exclude")]
+    pub exclude_nothing: bool,
+    /// Who starts and stops services
+    #[arg(long, value_enum, default_value_t = Services::Auto)]
+    pub services: Services,
+}
+
+const EXAMPLE: &str = "\
+Example, on a machine with its certificate in /etc/ssl/subd:
+  subd --scan-interval 30s
+
+Example, keeping a directory as an ordinary user:
+  subd --root-dir ~/tree --state-dir ~/subd --listen 127.0.0.2:6969 \\
+       --cert-file subd.pem --key-file subd.key.pem --ca-file CA.pem";
+
+/// Who starts and stops services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Services {
+    /// systemctl or service when the root is /, nobody otherwise
+    Auto,
+    /// Nobody: triggers are passed over
+    None,
+}
+
+impl Options {
+    /// What the machine's operator wants left alone.
+    ///
+    /// # Errors
+    /// [`BadFilter`] naming the first line that is wrong.
+    pub fn exclusions(&self) -> Result<Filter, BadFilter> {
+        let usual = || USUAL_EXCLUSIONS.map(str::to_owned).to_vec();
+        let lines = match (self.exclude_nothing, self.exclude.is_empty()) {
+            (false, false) => self.exclude.clone(),
+            (false, true) if self.is_whole_machine() => usual(),
+            (true, _) | (false, true) => return Ok(Filter::Empty),
+        };
+        Lines::new(lines).map(Filter::Lines)
+    }
+
+    /// Whether the root is the running machine's own.
+    pub fn is_whole_machine(&self) -> bool {
+        self.root_dir.canonicalize().is_ok_and(|root| root.parent().is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::path::Path;
+
+    fn check(arguments: &[&str], excluded: usize) {
+        let arguments = ["subd"].iter().chain(arguments);
+        let options: Options =
+            dominator_daemon::config::parse(|c| DAEMON.adjust(c), arguments.map(Into::into)).unwrap();
+        let lines = match options.exclusions().unwrap() {
+            Filter::Lines(lines) => lines.lines().len(),
+            Filter::Empty | Filter::Sparse => 0,
+        };
+        assert_eq!(lines, excluded, "{options:?}");
+    }
+
+    #[test]
+    fn changing_data_are_excluded_by_default_on_a_whole_machine_only() {
+        check(&[], 7);
+        check(&["--root-dir=/proc/.."], 7);
+        check(&["--root-dir=/usr"], 0);
+        check(&["--exclude=/x", "--exclude=/y"], 2);
+        check(&["--root-dir=/usr", "--exclude=/x"], 1);
+        check(&["--exclude-nothing"], 0);
+    }
+
+    #[test]
+    fn the_example_configuration_is_one() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("subd.toml");
+        dominator_daemon::config::check::<Options>(&path).unwrap();
+        Options::command().debug_assert();
+    }
+}
