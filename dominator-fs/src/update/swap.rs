@@ -56,7 +56,6 @@ impl<'u> Staged<'u> {
             rules,
             deleted,
             failed,
-            displaced: BTreeSet::new(),
             late: BTreeMap::new(),
             done: Vec::new(),
             touched: BTreeSet::new(),
@@ -136,8 +135,6 @@ struct Swap<'u> {
     rules: Rules,
     deleted: BTreeSet<ImagePath>,
     failed: BTreeSet<ImagePath>,
-    /// Directories that were displaced as a whole, with all in them.
-    displaced: BTreeSet<ImagePath>,
     /// What directories get at the end, since without privileges they must be writable until then.
     late: BTreeMap<ImagePath, Attributes>,
     done: Vec<Undo>,
@@ -264,7 +261,6 @@ impl Swap<'_> {
                 publish::exchange(&**seam, staged, at)?;
                 return Err(Trouble::Path(format!("a directory stands there and must not go: {held}")));
             }
-            self.displaced.insert(path.clone());
         }
         self.done.push(Undo::Exchanged { path: path.clone(), slot });
         Ok(())
@@ -359,15 +355,18 @@ impl Swap<'_> {
     }
 
     fn delete(&mut self, path: &ImagePath, directory: bool) -> Result<Outcome, Trouble> {
-        if self.displaced.iter().any(|gone| path.is_within(gone)) {
-            return Ok(Outcome::Done);
-        }
         let there = self.parent(path).and_then(|(dir, name)| {
             let stat = inode_at(&dir, name.as_bytes())?;
             Ok((dir, name, stat))
         });
         let (dir, name, stat) = match there {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            // Also when something else has taken the place of a directory on the way, as the plan may have it.
+            Err(error)
+                if matches!(
+                    Errno::from_io_error(&error),
+                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
+                ) =>
+            {
                 return Ok(Outcome::Done);
             }
             other => other?,
@@ -433,9 +432,9 @@ impl Swap<'_> {
         let ours = stat.stx_uid == rustix::process::geteuid().as_raw();
         if ours && stat.stx_mode & 0o700 != 0o700 {
             let before = Attributes::read(dir.as_fd(), &stat, self.rules)?;
-            redress(&*self.updater.seam, dir.as_fd(), &before, &before.accessible(), self.rules)?;
             self.done.push(Undo::Directory { path: path.clone(), before: before.clone() });
-            self.late.entry(path.clone()).or_insert(before);
+            self.late.entry(path.clone()).or_insert_with(|| before.clone());
+            redress(&*self.updater.seam, dir.as_fd(), &before, &before.accessible(), self.rules)?;
         }
         Ok(())
     }

@@ -1,1 +1,491 @@
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink as make_symlink};
+use std::sync::Arc;
 
+use dominator_core::object::ObjectId;
+use dominator_core::plan::{Operation, Plan};
+use dominator_core::view::View;
+use dominator_fs::root::Root;
+use dominator_fs::seam::Kernel;
+use dominator_fs::update::{UpdateError, Updater, WorkError};
+
+use crate::support::*;
+
+#[test]
+fn a_directory_that_holds_what_the_plan_does_not_delete_is_not_replaced() {
+    let mut machine = Machine::new();
+    machine.write("/d/known", b"1");
+    machine.write("/d/deep/protected", b"2");
+    machine.offer(b"new");
+    let plan = vec![
+        put("/d", symlink("x")),
+        put("/rest", file(0o644, b"new")),
+        delete("/d/known"),
+        delete_directory("/d/deep"),
+    ];
+    let report = machine.apply(plan).unwrap();
+    assert_eq!(failed_paths(&report), ["/d"]);
+    assert!(report.failures[0].reason.contains("protected"), "{}", report.failures[0].reason);
+    assert_eq!(machine.read("/d/deep/protected"), b"2");
+    assert_eq!(machine.read("/rest"), b"new", "the rest goes on");
+}
+
+#[test]
+fn nothing_protected_or_out_of_view_is_touched_whatever_the_plan_says() {
+    let mut machine = Machine::new();
+    machine.write("/keys/secret", b"key");
+    machine.write("/public", b"p");
+    machine.view.protected.insert(path("/keys"));
+    machine.offer(b"evil");
+    let evil = || file(0o644, b"evil");
+    let plan = vec![
+        put("/keys", evil()),
+        put("/keys/secret", evil()),
+        put("/.subd/objects/x", evil()),
+        make("/.subd", 0o777),
+        link("/public", "/keys/secret"),
+        link("/keys/secret", "/public"),
+        set(&["/public", "/keys/secret"], evil()),
+        set(&["/keys"], directory(0o777)),
+        delete("/keys/secret"),
+        delete_directory("/.subd"),
+        put("/", evil()),
+        make("/", 0o777),
+        delete_directory("/"),
+    ];
+    let count = plan.len();
+    let before = machine.scan().id();
+    let report = machine.apply(plan).unwrap();
+    assert_eq!((report.failures.len(), report.applied), (count, 0));
+    assert_eq!((machine.read("/keys/secret"), machine.read("/public")), (b"key".to_vec(), b"p".to_vec()));
+    assert_eq!(machine.scan().id(), before);
+    assert_eq!(machine.mode("/.subd"), 0o700);
+}
+
+#[test]
+fn no_symbolic_link_leads_out_of_the_root() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("victim"), b"v").unwrap();
+    let mut machine = Machine::new();
+    make_symlink(outside.path(), machine.at("/out")).unwrap();
+    machine.write("/in", b"i");
+    machine.offer(b"evil");
+    let plan = vec![
+        put("/out/victim", file(0o644, b"evil")),
+        make("/out/dir", 0o777),
+        link("/out/link", "/in"),
+        set(&["/out/victim"], file(0o777, b"v")),
+        set(&["/out"], directory(0o777)),
+        delete("/out/victim"),
+    ];
+    let mode = outside.path().metadata().unwrap().mode();
+    let report = machine.apply(plan).unwrap();
+    // What is to be deleted is not there: in this root nothing is behind a link.
+    assert_eq!(failed_paths(&report), ["/out/victim", "/out/victim", "/out/dir", "/out/link", "/out"]);
+    assert_eq!(std::fs::read(outside.path().join("victim")).unwrap(), b"v");
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+    assert_eq!(outside.path().metadata().unwrap().mode(), mode);
+}
+
+#[test]
+fn wrong_bytes_never_reach_the_tree() {
+    let mut machine = Machine::new();
+    machine.write("/f", b"old");
+    for copies in 1..=2 {
+        let id = machine.offer(b"good");
+        std::fs::write(machine.at("/.subd/objects").join(id.to_string()), b"evil").unwrap();
+        let plan = ["/f", "/g"].iter().take(copies).map(|at| put(at, file(0o644, b"good"))).collect();
+        let error = machine.apply(plan).unwrap_err();
+        assert!(matches!(error, UpdateError::Corrupt { id: which } if which == id), "{error}");
+        assert_eq!(machine.updater.objects().size(&id).unwrap(), None, "it is fetched again");
+        assert_eq!((machine.read("/f"), machine.has("/g")), (b"old".to_vec(), false));
+    }
+    let missing = machine.apply(vec![put("/f", file(0o644, b"good"))]).unwrap_err();
+    assert!(matches!(missing, UpdateError::Missing(ids) if ids.contains(&ObjectId::of(b"good"))));
+}
+
+#[test]
+fn a_set_uid_program_is_never_made_of_an_inode_somebody_may_write_to() {
+    let mut machine = Machine::new();
+    machine.write("/tool", b"good");
+    let open = std::fs::OpenOptions::new().write(true).open(machine.at("/tool")).unwrap();
+    machine.applied(vec![set(&["/tool"], file(0o4755, b"good"))]);
+    io::Write::write_all(&mut &open, b"evil").unwrap();
+    assert_eq!((machine.read("/tool"), machine.mode("/tool")), (b"good".to_vec(), 0o4755));
+}
+
+#[test]
+fn a_file_whose_contents_changed_since_the_scan_gets_no_privileges() {
+    let mut machine = Machine::new();
+    machine.write("/tool", b"evil");
+    let report = machine.apply(vec![set(&["/tool"], file(0o4755, b"good"))]).unwrap();
+    assert_eq!(failed_paths(&report), ["/tool"]);
+    assert_eq!(machine.mode("/tool") & 0o6000, 0);
+}
+
+#[test]
+fn a_file_that_became_something_else_since_the_scan_is_left_alone() {
+    let mut machine = Machine::new();
+    machine.write("/real", b"r");
+    make_symlink("real", machine.at("/f")).unwrap();
+    let before = machine.mode("/real");
+    let report = machine.apply(vec![set(&["/f"], file(0o777, b"r"))]).unwrap();
+    assert_eq!(failed_paths(&report), ["/f"]);
+    assert_eq!(machine.mode("/real"), before);
+}
+
+#[test]
+fn debris_of_a_dead_attempt_is_removed_and_objects_are_kept() {
+    let mut machine = Machine::new();
+    let id = machine.offer(b"kept");
+    let deep = ["d"; 300].join("/");
+    for part in ["/.subd/staging", "/.subd/aside"] {
+        std::fs::create_dir_all(machine.at(part).join(&deep)).unwrap();
+        std::fs::write(machine.at(part).join("7"), b"debris").unwrap();
+        let locked = machine.at(part).join("0");
+        std::fs::create_dir_all(locked.join("inner")).unwrap();
+        std::fs::set_permissions(&locked, PermissionsExt::from_mode(0o500)).unwrap();
+    }
+    std::fs::write(machine.at("/.subd/objects").join(format!("{id}~")), b"half").unwrap();
+    let Machine { dir, root, updater, .. } = machine;
+    drop(updater);
+    machine = Machine::within(dir);
+    drop(root);
+    machine.is_tidy();
+    assert_eq!(machine.updater.objects().size(&id).unwrap(), Some(4));
+    assert_eq!(std::fs::read_dir(machine.at("/.subd/objects")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_work_directory_that_is_not_ours_is_refused() {
+    let open = |prepare: &dyn Fn(&std::path::Path)| {
+        let dir = tempfile::tempdir().unwrap();
+        prepare(&dir.path().join(".subd"));
+        Updater::new(Root::open(dir.path()).unwrap(), Arc::new(Kernel)).unwrap_err()
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    let errors = [
+        open(&|at| make_symlink(elsewhere.path(), at).unwrap()),
+        open(&|at| std::fs::write(at, b"").unwrap()),
+        open(&|at| {
+            std::fs::create_dir(at).unwrap();
+            std::fs::set_permissions(at, PermissionsExt::from_mode(0o755)).unwrap();
+        }),
+    ];
+    for error in errors {
+        assert!(matches!(error, WorkError::NotOurs { .. }), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    let machine = Machine::new();
+    let second = Updater::new(machine.root.clone(), Arc::new(Kernel)).unwrap_err();
+    assert!(matches!(second, WorkError::Busy), "{second}");
+}
+
+#[test]
+fn an_immutable_file_is_a_failure_of_its_own_and_the_rest_goes_on() {
+    let mut machine = Machine::new();
+    machine.write("/fixed", b"1");
+    let open = std::fs::File::open(machine.at("/fixed")).unwrap();
+    let Ok(flags) = rustix::fs::ioctl_getflags(&open) else { return };
+    if rustix::fs::ioctl_setflags(&open, flags | rustix::fs::IFlags::IMMUTABLE).is_err() {
+        return;
+    }
+    machine.write("/free", b"2");
+    let report = machine.apply(vec![put("/fixed", symlink("x")), delete("/free")]).unwrap();
+    rustix::fs::ioctl_setflags(&open, flags).unwrap();
+    assert_eq!(failed_paths(&report), ["/fixed"]);
+    assert!(!machine.has("/free") && machine.read("/fixed") == b"1");
+}
+
+/// Runs a test where it may mount things that nobody else sees; passed over without the privilege.
+fn with_mounts(test: impl FnOnce() + Send + 'static) {
+    use nix::mount::{MsFlags, mount};
+    let outcome = std::thread::spawn(move || {
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
+            return;
+        }
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        test();
+    })
+    .join();
+    outcome.unwrap();
+}
+
+fn mount_tmpfs(at: &std::path::Path, options: &str) {
+    nix::mount::mount(Some("tmpfs"), at, Some("tmpfs"), nix::mount::MsFlags::empty(), Some(options)).unwrap();
+}
+
+#[test]
+fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
+    with_mounts(|| {
+        let mut machine = Machine::new();
+        std::fs::create_dir_all(machine.at("/a/mnt")).unwrap();
+        mount_tmpfs(&machine.at("/a/mnt"), "size=1m");
+        machine.write("/a/mnt/file", b"mounted");
+        machine.offer(b"x");
+        let plan = vec![
+            set(&["/a/mnt"], directory(0o711)),
+            put("/a", file(0o644, b"x")),
+            put("/a/mnt", symlink("x")),
+            put("/a/mnt/new", symlink("x")),
+            delete("/a/mnt/file"),
+            delete_directory("/a/mnt"),
+        ];
+        let report = machine.apply(plan).unwrap();
+        assert_eq!(failed_paths(&report), ["/a", "/a/mnt", "/a/mnt/new", "/a/mnt/file", "/a/mnt"]);
+        assert_eq!((machine.read("/a/mnt/file"), machine.mode("/a/mnt")), (b"mounted".to_vec(), 0o711));
+    });
+}
+
+#[test]
+fn a_disk_that_fills_up_half_way_leaves_everything_as_it_was() {
+    with_mounts(|| {
+        let dir = tempfile::tempdir().unwrap();
+        mount_tmpfs(dir.path(), "size=40m,nr_inodes=100");
+        let mut machine = Machine::within(dir);
+        machine.write("/changed", b"old");
+        machine.write("/deleted", b"old");
+        machine.write("/linked", b"old");
+        machine.offer(b"new");
+        let before = machine.scan().id();
+        let operations = vec![
+            put("/changed", file(0o600, b"new")),
+            put("/added", symlink("x")),
+            delete("/deleted"),
+            set(&["/"], directory(0o750)),
+            link("/linked", "/changed"),
+        ];
+        let root = machine.dir.path().to_owned();
+        let staged = machine.updater.prepare(&Plan { operations }, &machine.view).unwrap();
+        let fill =
+            (0..200).take_while(|n| std::fs::write(root.join(format!("fill{n}")), b"").is_ok()).count();
+        let error = staged.swap().unwrap_err();
+        let UpdateError::Halted { path: at, not_undone, .. } = &error else { panic!("{error}") };
+        assert_eq!((at, &not_undone[..]), (&path("/linked"), &[][..]));
+        for n in 0..fill {
+            std::fs::remove_file(root.join(format!("fill{n}"))).unwrap();
+        }
+        assert_eq!(machine.scan().id(), before);
+        assert_eq!(
+            machine.updater.objects().size(&ObjectId::of(b"new")).unwrap(),
+            Some(3),
+            "kept for next time"
+        );
+        drop(machine.updater);
+        nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+#[test]
+fn an_update_that_needs_more_room_than_there_is_does_not_begin() {
+    with_mounts(|| {
+        let dir = tempfile::tempdir().unwrap();
+        mount_tmpfs(dir.path(), "size=20m");
+        let mut machine = Machine::within(dir);
+        let root = machine.dir.path().to_owned();
+        let large = vec![7; 3 * 1024 * 1024];
+        machine.offer(&large);
+        let plan = vec![put("/a", file(0o600, &large)), put("/b", file(0o600, &large))];
+        let error = machine.apply(plan).unwrap_err();
+        assert!(matches!(error, UpdateError::NoSpace { need, free } if need > free), "{error}");
+        assert!(!machine.has("/a") && !machine.has("/b"));
+        drop(machine.updater);
+        nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    });
+}
+
+mod faults {
+    use std::fs::File;
+    use std::os::fd::BorrowedFd;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use dominator_core::inode::{Mode, Timestamp};
+    use dominator_fs::root::inode_at;
+    use dominator_fs::seam::{At, Node, Remove, Rename, Seam};
+
+    use super::*;
+
+    /// The kernel, but one call fails, and nobody makes a set-uid file of a wrong owner.
+    #[derive(Default)]
+    struct Faulty {
+        calls: AtomicUsize,
+        /// Which call fails; none if zero.
+        failing: AtomicUsize,
+        /// Who may own set-uid files.
+        privileged: u32,
+    }
+
+    impl Faulty {
+        fn call<T>(&self, real: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+            let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+            if number == self.failing.load(Ordering::SeqCst) {
+                return Err(rustix::io::Errno::IO.into());
+            }
+            real()
+        }
+
+        fn is_privileged(at: At<'_>) -> bool {
+            let stat = if at.name.is_empty() {
+                dominator_fs::root::inode_of(at.dir).unwrap()
+            } else {
+                inode_at(at.dir, at.name).unwrap()
+            };
+            stat.stx_mode & 0o170_000 == 0o100_000 && stat.stx_mode & 0o6000 != 0
+        }
+
+        fn owner(at: At<'_>) -> u32 {
+            if at.name.is_empty() {
+                dominator_fs::root::inode_of(at.dir).unwrap().stx_uid
+            } else {
+                inode_at(at.dir, at.name).unwrap().stx_uid
+            }
+        }
+    }
+
+    impl Seam for Faulty {
+        fn mkdir(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
+            self.call(|| Kernel.mkdir(at, mode))
+        }
+        fn create(&self, at: At<'_>, mode: Mode) -> io::Result<File> {
+            self.call(|| Kernel.create(at, mode))
+        }
+        fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+            self.call(|| Kernel.write(file, bytes))
+        }
+        fn reflink(&self, from: &File, to: &File) -> io::Result<()> {
+            Kernel.reflink(from, to)
+        }
+        fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
+            self.call(|| Kernel.truncate(file, len))
+        }
+        fn symlink(&self, target: &[u8], at: At<'_>) -> io::Result<()> {
+            self.call(|| Kernel.symlink(target, at))
+        }
+        fn mknod(&self, at: At<'_>, node: Node, mode: Mode) -> io::Result<()> {
+            self.call(|| Kernel.mknod(at, node, mode))
+        }
+        fn link(&self, from: At<'_>, to: At<'_>) -> io::Result<()> {
+            self.call(|| Kernel.link(from, to))
+        }
+        fn rename(&self, from: At<'_>, to: At<'_>, rename: Rename) -> io::Result<()> {
+            self.call(|| Kernel.rename(from, to, rename))
+        }
+        fn remove(&self, at: At<'_>, remove: Remove) -> io::Result<()> {
+            self.call(|| Kernel.remove(at, remove))
+        }
+        fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
+            if mode.bits() & 0o6000 != 0 {
+                assert_eq!(Self::owner(at), self.privileged, "a set-uid bit met the wrong owner");
+            }
+            self.call(|| Kernel.chmod(at, mode))
+        }
+        fn chown(&self, at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
+            assert!(!Self::is_privileged(at), "a set-uid file changed hands");
+            self.call(|| Kernel.chown(at, uid, gid))
+        }
+        fn set_mtime(&self, at: At<'_>, mtime: Timestamp) -> io::Result<()> {
+            self.call(|| Kernel.set_mtime(at, mtime))
+        }
+        fn set_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
+            self.call(|| Kernel.set_xattr(at, name, value))
+        }
+        fn remove_xattr(&self, at: At<'_>, name: &[u8]) -> io::Result<()> {
+            self.call(|| Kernel.remove_xattr(at, name))
+        }
+        fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+            self.call(|| Kernel.fsync(fd))
+        }
+        fn syncfs(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+            self.call(|| Kernel.syncfs(fd))
+        }
+    }
+
+    fn operations(uid: u32) -> Vec<Operation> {
+        let mut tool = file(0o4755, b"tool");
+        tool.uid = uid;
+        let mut noted = file(0o640, b"n");
+        noted.xattrs.insert(b"user.note", b"new").unwrap();
+        vec![
+            set(&["/"], directory(0o751)),
+            make("/was-file", 0o755),
+            set(&["/dir"], directory(0o700)),
+            put("/was-file/new", symlink("x")),
+            put("/was-dir", file(0o600, b"tool")),
+            put("/tool", tool),
+            set(&["/noted"], noted),
+            link("/link", "/tool"),
+            delete("/was-dir/inner"),
+            delete("/dir/deleted"),
+            delete_directory("/dir/empty"),
+        ]
+    }
+
+    fn before(seam: Arc<Faulty>) -> Machine {
+        let mut machine = Machine::new();
+        for at in ["/was-file", "/was-dir/inner", "/noted", "/link", "/dir/deleted"] {
+            machine.write(at, b"n");
+        }
+        std::fs::create_dir(machine.at("/dir/empty")).unwrap();
+        machine.write("/tool", b"old");
+        std::fs::set_permissions(machine.at("/tool"), PermissionsExt::from_mode(0o4755)).unwrap();
+        machine.offer(b"tool");
+        let Machine { dir, root, updater, view } = machine;
+        drop(updater);
+        let updater = Updater::new(root.clone(), seam).unwrap();
+        machine = Machine { dir, root, updater, view };
+        machine
+    }
+
+    #[test]
+    fn whatever_call_fails_the_tree_is_the_old_one_or_the_new_one() {
+        let uid = if is_root() { 1234 } else { rustix::process::geteuid().as_raw() };
+        let seam = || Arc::new(Faulty { privileged: uid, ..Faulty::default() });
+        let counting = seam();
+        let mut machine = before(Arc::clone(&counting));
+        let setup = counting.calls.load(Ordering::SeqCst);
+        let old = machine.scan().id();
+        assert!(machine.apply(operations(uid)).unwrap().is_success());
+        let new = machine.scan().id();
+        let total = counting.calls.load(Ordering::SeqCst) - setup;
+        assert!(total > 40, "only {total} calls");
+        let mut undone = 0;
+        for n in 1..=total {
+            let faulty = seam();
+            let mut machine = before(Arc::clone(&faulty));
+            // Times of what is changed in place are those of this run.
+            let old_here = machine.scan().id();
+            faulty.failing.store(faulty.calls.load(Ordering::SeqCst) + n, Ordering::SeqCst);
+            let outcome = machine.apply(operations(uid));
+            let now = machine.scan().id();
+            match outcome {
+                Ok(report) => {
+                    assert!(report.is_success(), "call {n}: {:?}", report.failures);
+                    assert_eq!(now, new, "call {n}");
+                }
+                Err(UpdateError::NotDurable(_)) => assert_eq!(now, new, "call {n}"),
+                Err(error) => {
+                    if let UpdateError::Halted { not_undone, .. } = &error {
+                        assert_eq!(not_undone, &[], "call {n}");
+                        undone += 1;
+                    }
+                    assert_eq!(now, old_here, "call {n}: {error}");
+                }
+            }
+        }
+        assert!(undone > 10, "only {undone} updates were undone");
+        assert_ne!(old, new);
+    }
+}
+
+#[test]
+fn an_update_given_up_keeps_its_objects_and_the_tree() {
+    let mut machine = Machine::new();
+    let id = machine.offer(b"later");
+    let before = machine.scan().id();
+    let plan = Plan { operations: vec![put("/f", file(0o644, b"later"))] };
+    machine.updater.prepare(&plan, &View::everything()).unwrap().abandon().unwrap();
+    assert_eq!(machine.updater.objects().size(&id).unwrap(), Some(5));
+    assert_eq!(machine.scan().id(), before);
+    machine.is_tidy();
+}
