@@ -277,3 +277,40 @@ fn a_cancelled_scan_ends() {
     });
     assert!(matches!(scanner.scan(&cancel), Err(ScanError::Cancelled)));
 }
+
+/// Mounts need privileges; without them there is nothing to see. They live in a mount namespace that ends with the
+/// thread.
+#[test]
+fn mounts_are_shown_but_not_entered() {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    const NONE: Option<&str> = None;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    ["mounted", "bound", "target"].iter().for_each(|name| fs::create_dir(at(name)).unwrap());
+    for name in ["mounted/hidden", "bound/hidden", "target/visible", "file"] {
+        fs::write(at(name), name).unwrap();
+    }
+    let scanned = std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNS).ok()?;
+            mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).ok()?;
+            mount(NONE, &at("mounted"), Some("tmpfs"), MsFlags::empty(), Some("mode=0701")).ok()?;
+            mount(Some(&at("target")), &at("bound"), NONE, MsFlags::MS_BIND, NONE).unwrap();
+            mount(Some(&at("target/visible")), &at("file"), NONE, MsFlags::MS_BIND, NONE).unwrap();
+            fs::write(at("mounted/elsewhere"), b"x").unwrap();
+            Some(scan(dir.path()))
+        });
+        inside.join().unwrap()
+    });
+    let Some(scanned) = scanned else { return };
+    let inode = |name: &str| scanned.snapshot.inode(&path(name));
+    assert_eq!(inode("/mounted").unwrap().mode.to_string(), "0701", "as it is seen");
+    for name in ["/mounted/elsewhere", "/mounted/hidden", "/bound/visible", "/bound/hidden"] {
+        assert_eq!(inode(name), None, "{name}");
+    }
+    assert!(inode("/target/visible").unwrap().object().is_some());
+    assert_eq!(inode("/file").unwrap().kind, Kind::Unknown { why: Why::Unreadable });
+    assert_eq!(scanned.facts.iter().map(|fact| fact.path.to_string()).collect::<Vec<_>>(), ["/file"]);
+    assert_eq!(scanned.held, ["/", "/bound", "/mounted"].map(path).into());
+}

@@ -14,6 +14,7 @@ mod look;
 mod walk;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -122,6 +123,12 @@ pub struct Fact {
     pub why: Why,
     /// What happened, for a human.
     pub detail: String,
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.path, self.why, self.detail)
+    }
 }
 
 /// Ends a scan early, from any thread. Clones are one and the same.
