@@ -315,6 +315,8 @@ fn hard_links_are_disjoint_sets_of_two_or_more_names() {
     assert!(refused(forged(&links, b"\0\0\0\x03", b"\0\0\0\x01")), "one name");
     let twice = [b"DLK1\0\0\0\x02".as_slice(), &set(&["/a", "/b"]), &set(&["/a", "/c"])].concat();
     assert!(refused(twice), "one name in two sets");
+    let shared = [b"DLK1\0\0\0\x02".as_slice(), &set(&["/a", "/c"]), &set(&["/b", "/c"])].concat();
+    assert!(refused(shared), "one name in two sets, not the first");
     let sets = [b"DLK1\0\0\0\x02".as_slice(), &set(&["/c", "/d"]), &set(&["/a", "/b"])].concat();
     assert!(refused(sets), "sets out of order");
     let root = LinkSets::new([vec![path("/"), path("/a")]]);
@@ -348,6 +350,37 @@ fn a_plan_can_not_replace_the_root_or_put_what_is_unknown() {
     ] {
         let plan = Plan { operations: vec![bad] };
         assert!(matches!(Plan::decode(&plan.encode()), Err(DecodeError::Invalid(_))), "{plan:?}");
+    }
+}
+
+#[test]
+fn a_second_spelling_is_refused() {
+    let mut xattrs = Xattrs::default();
+    xattrs.insert(b"user.a1", b"").unwrap();
+    xattrs.insert(b"user.a2", b"").unwrap();
+    let entries = BTreeMap::from([(name("f"), Inode { xattrs, ..file("x") })]);
+    let directory = Directory { entries }.encode();
+    let (view, image) = (example_view().encode(), example_image().encode());
+    let lines = b"\x02\0\0\0\x01\0\0\0\x0b/var/log/.*";
+    let checks: [(Vec<u8>, Recode, &str); 7] = [
+        (forged(&directory, b"user.a2", b"user.a1"), FORMATS[0].1, "an attribute twice"),
+        (forged(&directory, b"r\x01\xa4", b"r\x11\xa4"), FORMATS[0].1, "a mode of thirteen bits"),
+        (forged(&view, b"\x08/dev/shm", b"\x05/proc"), FORMATS[3].1, "a path twice"),
+        (forged(&image, b"\x05stage", b"\x02os"), FORMATS[4].1, "a tag twice"),
+        (forged(&image, lines, b"\x02\0\0\0\0"), FORMATS[4].1, "lines, but none"),
+        (
+            forged(&image, b"\"MatchLines\": [", b"\"MatchLines\" :["),
+            FORMATS[4].1,
+            "triggers written otherwise",
+        ),
+        (
+            forged(&image, b"\"DoReload\": true", b"\"DoReboot\":false"),
+            FORMATS[4].1,
+            "triggers that say less",
+        ),
+    ];
+    for (forgery, recode, what) in checks {
+        assert!(matches!(recode(&forgery), Err(DecodeError::Invalid(_))), "{what}: {:?}", recode(&forgery));
     }
 }
 
