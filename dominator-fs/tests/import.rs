@@ -30,7 +30,7 @@ use dominator_fs::scan::Cancel;
 use dominator_fs::seam::Kernel;
 use dominator_fs::store::images::ImageStore;
 use dominator_fs::store::objects::ObjectStore;
-use dominator_fs_testkit::{compared, described, nasty, observed};
+use dominator_fs_testkit::{compared, deep, described, nasty, observed};
 use tar::{EntryType, Header};
 
 fn path(text: &str) -> ImagePath {
@@ -71,12 +71,45 @@ fn export(store: &ObjectStore, tree: &Snapshot, to: &Path) -> export::Exported {
     export::directory(tree, &Root::open(to).unwrap(), &mut objects, &Kernel).unwrap()
 }
 
+/// A nasty tree, without what this process may not read.
+fn readable(source: &Path) {
+    nasty(source);
+    if !rustix::process::geteuid().is_root() {
+        fs::remove_file(source.join("mode-0000")).unwrap();
+        fs::remove_file(source.join("mode-0111")).unwrap();
+    }
+}
+
+#[test]
+fn what_can_not_be_read_is_named_and_nothing_is_imported() {
+    if rustix::process::geteuid().is_root() {
+        // Root reads everything: a path too long for the model is what is left.
+        return unnameable();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    nasty(&source);
+    let imported = import_directory(&store(dir.path()), &source, &Filter::Empty);
+    let Err(ImportError::Unreadable { paths, count: 2 }) = imported else { panic!("{imported:?}") };
+    assert!(paths[0].starts_with("/mode-0000 could not be read"), "{paths:?}");
+}
+
+fn unnameable() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    deep(&source, ImagePath::MAX_LEN / 2 + 1);
+    let imported = import_directory(&store(dir.path()), &source, &Filter::Empty);
+    assert!(matches!(imported, Err(ImportError::Unreadable { count: 1.., .. })), "{imported:?}");
+}
+
 #[test]
 fn a_directory_comes_out_of_an_image_as_it_went_in() {
     let dir = tempfile::tempdir().unwrap();
     let (source, target) = (dir.path().join("source"), dir.path().join("target"));
     fs::create_dir(&source).unwrap();
-    nasty(&source);
+    readable(&source);
     let store = store(dir.path());
     let imported = import_directory(&store, &source, &Filter::Empty).unwrap();
     let tree = accepted(dir.path(), &store, &imported);
@@ -189,7 +222,7 @@ fn an_archive_of_gnu_tar_is_the_directory_it_was_made_of() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("source");
     fs::create_dir(&source).unwrap();
-    nasty(&source);
+    readable(&source);
     let store = store(dir.path());
     let archive = gnu_tar(&source, &["--format=posix"]);
     let imported = import_tar(&store, &*archive, &Filter::Empty).unwrap();

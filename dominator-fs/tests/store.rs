@@ -335,7 +335,7 @@ fn a_damaged_image_is_an_error_and_not_absent() {
         let read = store.images.image(&web);
         let Err(ImageError::Failed { what, .. }) = read else { panic!("{read:?}") };
         assert!(what.contains("web/1 is damaged"), "{what}");
-        assert_eq!(store.images.list().unwrap(), [web.clone()]);
+        assert_eq!(store.images.list().unwrap(), std::slice::from_ref(&web));
         assert!(matches!(store.images.add(&web, &image(&tree)), Err(ImageError::Exists { .. })));
         store = store.reopened();
     }
@@ -437,4 +437,15 @@ fn keys_never_share_a_file_and_damaged_state_is_never_taken_for_none() {
         assert!(matches!(store.value("a/b"), Err(ClusterStoreError::Failed { .. })));
         assert!(matches!(store.set("a/b", b"", None), Err(ClusterStoreError::Failed { .. })));
     }
+}
+
+#[test]
+fn state_looks_as_specified() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirectoryClusterStore::open(dir.path()).unwrap();
+    store.set("updates/disabled", b"yes", None).unwrap();
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let specified = "444353310000000000000001796573\
+                     ea35c0028f079f9494dfd0288c34ee0b92225c61889b3248e9a0c4e21db8ee7e";
+    assert_eq!(hex(&fs::read(dir.path().join("updates%2fdisabled")).unwrap()), specified);
 }

@@ -57,8 +57,7 @@ fn carried(root: &Root) -> XattrPolicy {
 }
 
 fn unreadable(facts: &[Fact]) -> ImportError {
-    let words = |fact: &Fact| format!("{} {} ({})", fact.path, fact.why, fact.detail);
-    let paths = facts.iter().take(LISTED).map(words).collect();
+    let paths = facts.iter().take(LISTED).map(Fact::to_string).collect();
     ImportError::Unreadable { paths, count: facts.len() }
 }
 

@@ -53,6 +53,20 @@ impl ObjectSink for AddBatch {
     }
 }
 
+/// Wants nothing: for those who need only the tree of an image.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nowhere;
+
+impl ObjectSink for Nowhere {
+    fn want(&mut self, _offered: &[(ObjectId, u64)]) -> Result<Vec<ObjectId>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn put(&mut self, id: ObjectId, _size: u64, _contents: &mut dyn Read) -> Result<(), StoreError> {
+        Err(StoreError::Protocol(format!("object {id} came, which nobody wanted")))
+    }
+}
+
 /// A tree that was imported. All its objects, its directories and hard links among them, were given to the sink.
 #[derive(Clone, Debug)]
 pub struct Imported {
