@@ -15,7 +15,7 @@ use dominator_core::path::ImagePath;
 use dominator_core::view::{Granularity, Ownership, View, XattrPolicy};
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Progress, Scan, ScanError, Scanner};
-use dominator_fs_testkit::{deep, described, nasty, observed};
+use dominator_fs_testkit::{chain, deep, described, nasty, observed};
 
 fn scan_under(dir: &Path, view: View) -> Scan {
     Scanner::new(Root::open(dir).unwrap(), Arc::new(view)).scan(&Cancel::default()).unwrap()
@@ -116,26 +116,37 @@ fn a_view_that_cares_for_less_sees_less() {
 }
 
 #[test]
-fn depth_takes_neither_stack_nor_file_descriptors() {
+fn the_deepest_tree_there_can_be_is_seen_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    deep(dir.path(), 2040);
+    deep(dir.path(), ImagePath::MAX_DEPTH - 1);
     let scanned = scan(dir.path());
-    assert_eq!((scanned.counts.directories, scanned.counts.files), (2041, 1));
+    assert_eq!((scanned.counts.directories, scanned.counts.files), (ImagePath::MAX_DEPTH as u64, 1));
     assert_eq!(scanned.facts, []);
     check(dir.path(), &scanned, &[]);
 }
 
 #[test]
-fn a_path_too_long_for_any_tree_is_a_fact_and_not_the_end() {
+fn a_path_too_deep_or_too_long_for_any_tree_is_a_fact_and_not_the_end() {
     let dir = tempfile::tempdir().unwrap();
     deep(dir.path(), 2100);
     fs::write(dir.path().join("beside"), b"x").unwrap();
     let scanned = scan(dir.path());
-    assert_eq!(scanned.facts.len(), 1);
-    assert_eq!(scanned.facts[0].why, Why::Unreadable);
-    assert_eq!(scanned.counts.directories, 2049);
-    assert_eq!(scanned.held.len(), 2049, "all of them hold what no tree can");
+    assert_eq!(scanned.facts.iter().map(|fact| fact.why).collect::<Vec<_>>(), [Why::Unreadable]);
+    assert_eq!(scanned.counts.directories, ImagePath::MAX_DEPTH as u64 + 1);
+    assert_eq!(scanned.held.len(), ImagePath::MAX_DEPTH + 1, "all of them hold what no tree can");
     assert!(scanned.snapshot.inode(&path("/beside")).is_some());
+}
+
+#[test]
+fn the_longest_path_there_can_be_is_seen_and_one_longer_is_a_fact() {
+    let dir = tempfile::tempdir().unwrap();
+    // With its slash, sixteen times 256 bytes.
+    chain(dir.path(), &"n".repeat(255), 16);
+    let scanned = scan(dir.path());
+    let longest = scanned.facts[0].path.clone();
+    assert_eq!((scanned.facts.len(), longest.as_bytes().len()), (1, ImagePath::MAX_LEN));
+    assert!(scanned.snapshot.inode(&longest).unwrap().is_directory());
+    assert_eq!((scanned.counts.directories, scanned.counts.files), (17, 0));
 }
 
 /// In a process of its own, which may have 40 files open, those of the test harness included.
@@ -159,7 +170,7 @@ fn wide_and_deep_together_take_few_file_descriptors() {
         }
         here.push("d7");
     }
-    deep(dir.path(), 1000);
+    deep(dir.path(), ImagePath::MAX_DEPTH - 1);
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "wide_and_deep_together_take_few_file_descriptors"]).env(INSIDE, dir.path());
     assert!(command.status().unwrap().success());

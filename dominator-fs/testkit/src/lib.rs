@@ -6,5 +6,5 @@
 mod nasty;
 mod oracle;
 
-pub use nasty::{deep, nasty};
+pub use nasty::{chain, deep, nasty};
 pub use oracle::{Entries, compared, described, observed};

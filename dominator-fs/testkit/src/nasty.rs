@@ -47,17 +47,25 @@ pub fn nasty(dir: &Path) {
     set_times(&at(b"future"), 5_000_000_000, 1);
 }
 
-/// Makes a chain of `depth` directories below `dir`, each named `d`, with a file in the last; deeper than any path may
-/// be long, if need be.
+/// A chain of `depth` directories named `d` below `dir`, with a file in the last.
 ///
 /// # Panics
 /// When the file-system refuses.
 pub fn deep(dir: &Path, depth: usize) {
+    chain(dir, "d", depth);
+}
+
+/// Makes a chain of `depth` directories below `dir`, each named `name`, with a file in the last; deeper than any path may
+/// be long, if need be.
+///
+/// # Panics
+/// When the file-system refuses.
+pub fn chain(dir: &Path, name: &str, depth: usize) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut here = rustix::fs::open(dir, flags, Mode::empty()).expect("the directory opens");
     for _ in 0..depth {
-        rustix::fs::mkdirat(&here, "d", Mode::from_raw_mode(0o755)).expect("one directory deeper");
-        here = rustix::fs::openat(&here, "d", flags, Mode::empty()).expect("it opens");
+        rustix::fs::mkdirat(&here, name, Mode::from_raw_mode(0o755)).expect("one directory deeper");
+        here = rustix::fs::openat(&here, name, flags, Mode::empty()).expect("it opens");
     }
     let file = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     drop(rustix::fs::openat(&here, "bottom", file, Mode::from_raw_mode(0o600)).expect("a file"));
