@@ -28,7 +28,9 @@ struct Order {
 
 impl Order {
     fn begin(shared: Arc<Shared>, activity: Activity) -> Result<Self, AgentError> {
-        shared.change(|state| state.begin(activity))?;
+        let mut state = shared.lock();
+        state.begin(activity)?;
+        shared.announce(state);
         Ok(Self { shared })
     }
 }

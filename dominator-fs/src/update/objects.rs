@@ -144,7 +144,7 @@ struct Incoming {
 
 impl Intake {
     /// How many objects, or how many bytes, are written before they are made durable together.
-    const BATCH: usize = 512;
+    const BATCH: usize = 4096;
     const BATCH_BYTES: u64 = 256 * 1024 * 1024;
 
     /// Begins the next object; the one before must be complete.
@@ -182,13 +182,14 @@ impl Intake {
         Ok(())
     }
 
-    /// Makes everything durable that is complete.
+    /// Makes everything durable that is complete, also when the last object is not what it was said to be.
     ///
     /// # Errors
     /// As [`Intake::begin`].
     pub fn finish(mut self) -> Result<Vec<Verified>, StoreError> {
-        self.complete_current()?;
+        let last = self.complete_current();
         self.publish()?;
+        last?;
         Ok(std::mem::take(&mut self.verified))
     }
 

@@ -87,7 +87,8 @@ pub(super) fn prepare<'u>(
     match staging.all(&operations) {
         Ok(()) => Ok(staging.staged),
         Err(error) => {
-            staging.staged.give_back();
+            let Staged { updater, taken, .. } = staging.staged;
+            give_up(updater, taken);
             Err(error)
         }
     }
@@ -145,13 +146,19 @@ fn check_objects(updater: &Updater, uses: &BTreeMap<ObjectId, (usize, u64)>) -> 
     if need > free.bytes { Err(UpdateError::NoSpace { need, free: free.bytes }) } else { Ok(()) }
 }
 
-impl Staged<'_> {
-    /// Puts objects that were moved out of the cache back, for the next attempt. They are hashed again then.
-    pub(super) fn give_back(&mut self) {
-        for (id, slot) in self.taken.drain(..) {
-            // What can't be put back is fetched again.
-            drop(self.updater.objects.give_back(&id, At::new(self.updater.work.staging.as_fd(), &slot)));
-        }
+/// Puts objects that were moved out of the cache back, for the next attempt. They are hashed again then.
+pub(super) fn give_back(updater: &Updater, taken: Vec<(ObjectId, Vec<u8>)>) {
+    for (id, slot) in taken {
+        // What can't be put back is fetched again.
+        drop(updater.objects.give_back(&id, At::new(updater.work.staging.as_fd(), &slot)));
+    }
+}
+
+/// Leaves nothing of a failed attempt but its objects. It must not have displaced anything that is not back.
+pub(super) fn give_up(updater: &Updater, taken: Vec<(ObjectId, Vec<u8>)>) {
+    give_back(updater, taken);
+    if let Err(error) = updater.work.remove_debris(&*updater.seam) {
+        tracing::warn!(%error, "what was staged could not be removed yet");
     }
 }
 

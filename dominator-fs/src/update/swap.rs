@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::displace::held_by;
 use super::metadata::{Attributes, Rules, redress};
 use super::objects::open_file;
-use super::stage::{Staged, Step, handle, has_names, is_privileged};
+use super::stage::{Staged, Step, give_back, give_up, handle, has_names, is_privileged};
 use super::undo::{Undo, undo};
 use super::work::{is_directory, open_directory};
 use super::{Trouble, UpdateError, Updater};
@@ -65,9 +65,9 @@ impl<'u> Staged<'u> {
         };
         if let Err((path, source)) = swap.all(steps) {
             let not_undone = undo(swap.updater, rules, swap.done);
-            let steps = Vec::new();
-            Staged { updater, rules, steps, deleted: BTreeSet::new(), failures: Vec::new(), taken }
-                .give_back();
+            if not_undone.is_empty() {
+                give_up(updater, taken);
+            }
             return Err(UpdateError::Halted { path, not_undone, source });
         }
         let Swap { report, touched, changed, wait_for_all, .. } = swap;
@@ -78,8 +78,8 @@ impl<'u> Staged<'u> {
     ///
     /// # Errors
     /// [`UpdateError::Work`] when what was staged can't be removed; the next attempt tries again.
-    pub fn abandon(mut self) -> Result<(), UpdateError> {
-        self.give_back();
+    pub fn abandon(self) -> Result<(), UpdateError> {
+        give_back(self.updater, self.taken);
         self.updater.work.remove_debris(&*self.updater.seam).map_err(UpdateError::Work)
     }
 }
