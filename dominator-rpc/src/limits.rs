@@ -62,7 +62,7 @@ pub const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 /// How long calls under way are waited for at the end.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// How many handshakes a server makes at once.
-pub const HANDSHAKES: usize = 256;
+pub const HANDSHAKES: usize = 1024;
 /// How many connections a server holds at once.
 pub const CONNECTIONS: usize = 16 * 1024;
 /// How many calls one connection may have under way.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -79,8 +79,11 @@ impl FleetControl for Fleet {
 
     async fn info(&self, hostnames: &[String]) -> Result<Vec<SubInfo>, FleetError> {
         Ok(self.with_members(|members| {
-            let chosen = |name: &&String| hostnames.is_empty() || hostnames.contains(name);
-            members.iter().filter(|(name, _)| chosen(name)).map(|(_, member)| self.sub(member)).collect()
+            if hostnames.is_empty() {
+                return members.values().map(|member| self.sub(member)).collect();
+            }
+            let named: BTreeSet<_> = hostnames.iter().collect();
+            named.into_iter().filter_map(|name| members.get(name)).map(|member| self.sub(member)).collect()
         }))
     }
 

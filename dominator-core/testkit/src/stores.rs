@@ -1,0 +1,180 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dominator_core::image::{Image, ImageName};
+use dominator_core::object::ObjectId;
+use dominator_core::port::{
+    Cause, ImageError, ImageStore, ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, StoreError,
+    Verified,
+};
+use dominator_core::tree::{Directories as _, Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
+use futures_util::{TryStreamExt as _, stream};
+
+/// Objects in memory.
+#[derive(Debug, Default)]
+pub struct MemoryObjects(Mutex<BTreeMap<ObjectId, Bytes>>);
+
+impl MemoryObjects {
+    /// Keeps `bytes` and says under which id.
+    pub fn put(&self, bytes: impl Into<Bytes>) -> ObjectId {
+        let bytes = bytes.into();
+        let id = ObjectId::of(&bytes);
+        self.lie(id, bytes);
+        id
+    }
+
+    /// Keeps `bytes` under an id that is not theirs, as a broken or hostile store would.
+    pub fn lie(&self, id: ObjectId, bytes: impl Into<Bytes>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, bytes.into());
+    }
+
+    /// The bytes of an object.
+    pub fn bytes(&self, id: &ObjectId) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Keeps the hard links and directories of a tree.
+    pub fn put_tree(&self, tree: &Snapshot) {
+        self.put(tree.links.encode());
+        for (_, directory) in tree.directories.iter() {
+            self.put(directory.encode());
+        }
+    }
+
+    fn tree(&self, image: &Image) -> Result<Snapshot, ObjectId> {
+        let links = self.bytes(&image.tree.links.0).ok_or(image.tree.links.0)?;
+        let links = LinkSets::decode(&links).map_err(|_| image.tree.links.0)?;
+        let mut directories = DirectoryMap::default();
+        let mut left: Vec<DirectoryId> = image.tree.root.directory().into_iter().collect();
+        while let Some(id) = left.pop() {
+            if directories.directory(&id).is_none() {
+                let bytes = self.bytes(&id.0).ok_or(id.0)?;
+                let directory = Directory::decode(&bytes).map_err(|_| id.0)?;
+                left.extend(directory.entries.values().filter_map(|inode| inode.directory()));
+                directories.insert(directory);
+            }
+        }
+        Ok(Snapshot { tree: image.tree.clone(), links, directories })
+    }
+}
+
+#[async_trait]
+impl ObjectSource for MemoryObjects {
+    async fn objects(&self, wanted: Vec<ObjectId>) -> Result<Pieces, StoreError> {
+        let mut pieces = Vec::new();
+        for id in wanted {
+            let bytes = self.bytes(&id).ok_or(StoreError::NotFound { id })?;
+            pieces.push(Piece::Begin { id, size: length(&bytes) });
+            pieces
+                .extend(bytes.chunks(Piece::MAX_DATA).map(|part| Piece::Data(Bytes::copy_from_slice(part))));
+        }
+        Ok(Pieces::new(stream::iter(pieces.into_iter().map(Ok))))
+    }
+}
+
+#[async_trait]
+impl ObjectStore for MemoryObjects {
+    async fn sizes(&self, ids: &[ObjectId]) -> Result<Vec<Option<u64>>, StoreError> {
+        Ok(ids.iter().map(|id| self.bytes(id).map(|bytes| length(&bytes))).collect())
+    }
+
+    async fn add(&self, mut pieces: Pieces) -> Result<Vec<Verified>, StoreError> {
+        let mut added = Vec::new();
+        let mut current: Option<(ObjectId, u64, Vec<u8>)> = None;
+        loop {
+            let piece = pieces.try_next().await?;
+            if let Some(Piece::Data(data)) = piece {
+                let out_of_place = || StoreError::Protocol("data before any object".into());
+                current.as_mut().ok_or_else(out_of_place)?.2.extend_from_slice(&data);
+                continue;
+            }
+            if let Some((id, size, bytes)) = current.take() {
+                added.push(Verified::check(id, size, ObjectId::of(&bytes), length(&bytes))?);
+                self.put(bytes);
+            }
+            match piece {
+                Some(Piece::Begin { id, size }) => current = Some((id, size, Vec::new())),
+                Some(Piece::Data(_)) | None => return Ok(added),
+            }
+        }
+    }
+}
+
+/// Images in memory, beside the objects of theirs.
+#[derive(Debug)]
+pub struct MemoryImages {
+    objects: Arc<MemoryObjects>,
+    images: Mutex<BTreeMap<ImageName, Arc<Image>>>,
+    deleted: Mutex<BTreeSet<ImageName>>,
+}
+
+impl MemoryImages {
+    /// No images yet.
+    pub fn new(objects: Arc<MemoryObjects>) -> Self {
+        Self { objects, images: Mutex::default(), deleted: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl ImageStore for MemoryImages {
+    async fn list(&self) -> Result<Vec<ImageName>, ImageError> {
+        Ok(self.images.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect())
+    }
+
+    async fn image(&self, name: &ImageName) -> Result<Arc<Image>, ImageError> {
+        let images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.get(name).cloned().ok_or_else(|| ImageError::NotFound { name: name.clone() })
+    }
+
+    async fn tree(&self, name: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
+        let image = self.image(name).await?;
+        let tree = self.objects.tree(&image).map_err(|first| ImageError::Incomplete { first, count: 1 })?;
+        tree.verify(u64::MAX).map_err(|error| ImageError::Malformed(Cause::new(error)))?;
+        Ok(Arc::new(tree))
+    }
+
+    async fn add(&self, name: &ImageName, image: Image) -> Result<(), ImageError> {
+        let tree = self.objects.tree(&image).map_err(|first| ImageError::Incomplete { first, count: 1 })?;
+        let missing: Vec<_> =
+            tree.objects().into_keys().filter(|id| self.objects.bytes(id).is_none()).collect();
+        if let Some(first) = missing.first() {
+            return Err(ImageError::Incomplete { first: *first, count: missing.len() });
+        }
+        if self.deleted.lock().unwrap_or_else(PoisonError::into_inner).contains(name) {
+            return Err(ImageError::Deleted { name: name.clone() });
+        }
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if images.contains_key(name) {
+            return Err(ImageError::Exists { name: name.clone() });
+        }
+        images.insert(name.clone(), Arc::new(image));
+        Ok(())
+    }
+
+    async fn delete(&self, name: &ImageName) -> Result<(), ImageError> {
+        let removed = self.images.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        removed.ok_or_else(|| ImageError::NotFound { name: name.clone() })?;
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        Ok(())
+    }
+}
+
+/// Sources by address.
+#[derive(Clone, Default)]
+pub struct NamedSources(pub BTreeMap<String, Arc<MemoryObjects>>);
+
+#[async_trait]
+impl ObjectSources for NamedSources {
+    async fn source(&self, address: &str) -> Result<Arc<dyn ObjectSource>, StoreError> {
+        match self.0.get(address) {
+            Some(source) => Ok(source.clone()),
+            None => Err(StoreError::Unreachable(Cause::new(format!("nothing is at {address}")))),
+        }
+    }
+}
+
+fn length(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).expect("invariant: no platform has lengths of more than 64 bits")
+}

@@ -1,0 +1,288 @@
+//! Peers with good certificates and bad intentions.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    dead_code,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dominator_core::authorise::Role;
+use dominator_core::image::{Image, ImageName};
+use dominator_core::object::ObjectId;
+use dominator_core::port::{
+    Agent, AgentError, FetchReport, FetchRequest, ImageError, ImageStore, ObjectSource, ObjectStore, Piece,
+    Pieces, PollReply, PollRequest, StoreError, UpdateReport, UpdateRequest, Verified,
+};
+use dominator_core::tree::Snapshot;
+use dominator_core::view::{View, ViewId};
+use dominator_core_testkit::{image_of, tree_of};
+use dominator_rpc::client::{RemoteAgent, RemoteImages, RemoteObjects};
+use dominator_rpc::server::Services;
+use dominator_rpc::{limits, v1};
+use futures_util::stream;
+use hyper_util::rt::TokioIo;
+use support::{Running, Stores, World, chain, fake_agent};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+/// A peer that speaks the protocol without our adapters.
+async fn raw(world: &World, server: &Running, methods: &str, role: Role) -> Channel {
+    let config = world.trust().client_config(&world.credentials("mallory", methods), role).unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let address = server.address;
+    let connect = tower::service_fn(move |_| {
+        let connector = connector.clone();
+        async move {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+            connector.connect(name, stream).await.map(TokioIo::new)
+        }
+    });
+    Endpoint::from_static("http://raw").connect_with_connector(connect).await.unwrap()
+}
+
+async fn raw_subd() -> (Running, v1::subd_client::SubdClient<Channel>) {
+    let world = World::new();
+    let server = world.serve("subd", Services::new("test").agent(fake_agent())).await;
+    let channel = raw(&world, &server, "Subd.*", Role::Subd).await;
+    (server, v1::subd_client::SubdClient::new(channel))
+}
+
+fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, words: &str) {
+    let status = answer.unwrap_err();
+    assert_eq!(status.code(), code, "{status:?}");
+    assert!(status.message().contains(words), "{status:?}");
+}
+
+#[tokio::test]
+async fn oversize_messages_are_refused() {
+    let (server, mut subd) = raw_subd().await;
+    let ids = Bytes::from(vec![0; limits::MESSAGE + 32]);
+    refused(subd.get_directories(v1::ObjectIds { ids }).await, Code::OutOfRange, "too large");
+    let ids = Bytes::from(vec![0; 32 * (limits::DIRECTORIES_IN_CALL + 1)]);
+    refused(subd.get_directories(v1::ObjectIds { ids }).await, Code::InvalidArgument, "the limit");
+    let ids = Bytes::from(vec![0; 33]);
+    refused(subd.get_directories(v1::ObjectIds { ids }).await, Code::InvalidArgument, "multiple of 32");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn endless_views_and_triggers_are_cut_off() {
+    let (server, mut subd) = raw_subd().await;
+    let chunk = v1::Chunk { data: Bytes::from(vec![0; limits::CHUNK]) };
+    let endless = stream::repeat(chunk);
+    refused(subd.set_view(endless).await, Code::ResourceExhausted, "a view of more than");
+    let header = v1::UpdateHeader { base: vec![0; 32].into(), view: vec![0; 32].into(), image: None };
+    let header = v1::UpdateRequest { part: Some(v1::update_request::Part::Header(header)) };
+    let triggers = v1::update_request::Part::Triggers(vec![b' '; limits::CHUNK].into());
+    let triggers = v1::UpdateRequest { part: Some(triggers) };
+    let endless = futures_util::StreamExt::chain(stream::iter([header]), stream::repeat(triggers));
+    refused(subd.update(endless).await, Code::ResourceExhausted, "triggers of more than");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn orders_out_of_shape_are_refused() {
+    let (server, mut subd) = raw_subd().await;
+    let part = |part| v1::UpdateRequest { part: Some(part) };
+    let header = |base: Vec<u8>| {
+        part(v1::update_request::Part::Header(v1::UpdateHeader {
+            base: base.into(),
+            view: vec![0; 32].into(),
+            image: None,
+        }))
+    };
+    let plan = part(v1::update_request::Part::Plan(vec![1, 2, 3].into()));
+    let triggers = part(v1::update_request::Part::Triggers(b"[]".as_slice().into()));
+    let cases = [
+        (vec![], "header"),
+        (vec![plan.clone()], "header"),
+        (vec![header(vec![0; 31]), triggers.clone(), plan.clone()], "32 bytes"),
+        (vec![header(vec![0; 32]), triggers, plan.clone()], "the plan can't be read"),
+        (vec![header(vec![0; 32]), header(vec![0; 32])], "out of order"),
+    ];
+    for (parts, words) in cases {
+        refused(subd.update(stream::iter(parts)).await, Code::InvalidArgument, words);
+    }
+    refused(subd.set_view(stream::iter([])).await, Code::InvalidArgument, "the view can't be read");
+    let view = v1::PollRequest { view: vec![1].into(), known: None, wait_millis: 0 };
+    refused(subd.poll(view).await, Code::InvalidArgument, "32 bytes");
+    let late = v1::FetchRequest { part: Some(v1::fetch_request::Part::Objects(v1::SizedObjects::default())) };
+    refused(subd.fetch(stream::iter([late])).await, Code::InvalidArgument, "source");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn objects_that_break_the_rules_are_not_taken_in() {
+    use v1::object_piece::Piece as Kind;
+    let (world, stores) = (World::new(), Stores::new());
+    let server = world.serve("imageserver", stores.services()).await;
+    let channel = raw(&world, &server, "ObjectServer.AddObjects", Role::ImageServer).await;
+    let id = ObjectId::of(b"x");
+    let begin = |size| Kind::Begin(v1::ObjectBegin { id: Bytes::copy_from_slice(id.as_bytes()), size });
+    let data = |data: &'static [u8]| Kind::Data(data.into());
+    let cases = [
+        (vec![data(b"x")], "before any object"),
+        (vec![begin(1), data(b"xx")], "longer than announced"),
+        (vec![begin(2), data(b"x")], "shorter than announced"),
+        (vec![begin(2), data(b"x"), begin(1), data(b"x")], "shorter than announced"),
+        (vec![begin(1), data(b"y")], "corrupt"),
+    ];
+    for (pieces, words) in cases {
+        let pieces = pieces.into_iter().map(|piece| v1::ObjectPiece { piece: Some(piece) }).collect();
+        let part = v1::add_objects_request::Part::Pieces(v1::ObjectPieces { pieces });
+        let request = stream::iter([v1::AddObjectsRequest { part: Some(part) }]);
+        let mut client = v1::object_server_client::ObjectServerClient::new(channel.clone());
+        let mut answers = client.add_objects(request).await.unwrap().into_inner();
+        let status = answers.message().await.unwrap_err();
+        assert!(status.message().contains(words), "{status:?} should say {words:?}");
+        assert_eq!(stores.objects.bytes(&id), None);
+    }
+    server.stop().await;
+}
+
+/// An agent and an image server that answer with what was not asked for.
+struct Liar {
+    directory: Bytes,
+    tree: Arc<Snapshot>,
+    image: Arc<Image>,
+}
+
+#[async_trait]
+impl Agent for Liar {
+    async fn poll(&self, _: PollRequest) -> Result<PollReply, AgentError> {
+        Err(AgentError::NotNow(String::new()))
+    }
+
+    async fn set_view(&self, _: View) -> Result<ViewId, AgentError> {
+        Err(AgentError::NotNow(String::new()))
+    }
+
+    async fn directories(&self, ids: Vec<ObjectId>) -> Result<Vec<Bytes>, AgentError> {
+        Ok(vec![self.directory.clone(); ids.len()])
+    }
+
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchReport, AgentError> {
+        Err(AgentError::NotNow(String::new()))
+    }
+
+    async fn update(&self, _: UpdateRequest) -> Result<UpdateReport, AgentError> {
+        Err(AgentError::NotNow(String::new()))
+    }
+
+    async fn clean_up(&self) -> Result<(), AgentError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ImageStore for Liar {
+    async fn list(&self) -> Result<Vec<ImageName>, ImageError> {
+        Ok(Vec::new())
+    }
+
+    async fn image(&self, _: &ImageName) -> Result<Arc<Image>, ImageError> {
+        Ok(self.image.clone())
+    }
+
+    async fn tree(&self, _: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
+        Ok(self.tree.clone())
+    }
+
+    async fn add(&self, _: &ImageName, _: Image) -> Result<(), ImageError> {
+        Ok(())
+    }
+
+    async fn delete(&self, _: &ImageName) -> Result<(), ImageError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ObjectSource for Liar {
+    async fn objects(&self, _: Vec<ObjectId>) -> Result<Pieces, StoreError> {
+        let unasked = [Ok(Piece::Begin { id: ObjectId::of(b"other"), size: 0 })];
+        Ok(Pieces::new(stream::iter(unasked)))
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Liar {
+    async fn sizes(&self, ids: &[ObjectId]) -> Result<Vec<Option<u64>>, StoreError> {
+        Ok(vec![None; ids.len() + 1])
+    }
+
+    async fn add(&self, _: Pieces) -> Result<Vec<Verified>, StoreError> {
+        let other = ObjectId::of(b"other");
+        Verified::check(other, 5, other, 5).map(|verified| vec![verified])
+    }
+}
+
+fn liar() -> Arc<Liar> {
+    let (image, tree) = (tree_of(&[("/bin/sh", b"good")]), tree_of(&[("/bin/sh", b"evil")]));
+    let directory = Bytes::from_static(b"no directory that was asked for");
+    Arc::new(Liar { directory, tree: Arc::new(tree), image: Arc::new(image_of(&image)) })
+}
+
+#[tokio::test]
+async fn a_directory_that_is_another_is_not_believed() {
+    let world = World::new();
+    let server = world.serve("subd", Services::new("test").agent(liar())).await;
+    let agent = RemoteAgent::connect(&world.tls("dominator", "Subd.*"), &server.at()).await.unwrap();
+    let error = agent.directories(vec![ObjectId::of(b"asked for")]).await.unwrap_err();
+    assert!(matches!(error, AgentError::Protocol(_)), "{error:?}");
+    assert!(chain(&error).contains("corrupt"), "{}", chain(&error));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_tree_that_is_not_the_images_is_not_believed() {
+    let world = World::new();
+    let server = world.serve("imageserver", Services::new("test").images(liar(), support::noon)).await;
+    let images = RemoteImages::connect(&world.tls("dominator", ""), &server.at()).await.unwrap();
+    let error = images.tree(&"a/1".parse().unwrap()).await.unwrap_err();
+    assert!(matches!(error, ImageError::Malformed(_)), "{error:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_is_believed_about_what_was_asked_only() {
+    let world = World::new();
+    let server = world.serve("imageserver", Services::new("test").objects(liar())).await;
+    let objects = RemoteObjects::connect(&world.tls("alice", "*.*"), &server.at()).await.unwrap();
+    let id = ObjectId::of(b"mine");
+    assert!(matches!(objects.sizes(&[id]).await, Err(StoreError::Protocol(_))));
+    let mine = dominator_core_testkit::MemoryObjects::default();
+    mine.put("mine");
+    let error = objects.add(mine.objects(vec![id]).await.unwrap()).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Protocol(text) if text.contains("not sent")), "{error:?}");
+    let pieces = objects.objects(vec![id]).await.unwrap();
+    let error = mine.add(pieces).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Protocol(text) if text.contains("was asked for")), "{error:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_handshake_do_not_hold_the_door() {
+    let (world, stores) = (World::new(), Stores::new());
+    let server = world.serve("imageserver", stores.services()).await;
+    let mut garbage = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut garbage, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    // Others hang in the middle of theirs.
+    let silent = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let objects = RemoteObjects::connect(&world.tls("alice", "*.*"), &server.at()).await.unwrap();
+    assert_eq!(objects.sizes(&[ObjectId::of(b"")]).await.unwrap(), [None]);
+    let mut rest = Vec::new();
+    // The answer is an alert or nothing; then the connection is closed.
+    drop(tokio::io::AsyncReadExt::read_to_end(&mut garbage, &mut rest).await);
+    drop(silent);
+    server.stop().await;
+}

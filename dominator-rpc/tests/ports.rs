@@ -1,0 +1,378 @@
+//! A port over the network is the port: every call arrives whole, and so does every error.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    dead_code,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dominator_core::object::ObjectId;
+use dominator_core::plan::{Operation, Plan};
+use dominator_core::port::{
+    Agent, AgentError, FetchReport, FetchRequest, ImageError, ImageStore, ObjectSource, ObjectSources,
+    ObjectStore, PollReply, PollRequest, Scanned, StoreError, UpdateReport, UpdateRequest,
+};
+use dominator_core::trigger::Triggers;
+use dominator_core::view::{View, ViewId};
+use dominator_core_testkit::{MemoryObjects, image_of, tree_of};
+use dominator_rpc::client::{RemoteAgent, RemoteImages, RemoteObjects, Sources, verified};
+use dominator_rpc::server::Services;
+use futures_util::TryStreamExt as _;
+use support::{Running, Stores, World, fake_agent};
+use tokio::sync::mpsc;
+
+const LONG: Duration = Duration::from_secs(250);
+
+async fn remote(agent: Arc<dyn Agent>) -> (Running, RemoteAgent) {
+    let world = World::new();
+    let server = world.serve("subd", Services::new("test").agent(agent)).await;
+    let remote = RemoteAgent::connect(&world.tls("dominator", "Subd.*"), &server.at()).await.unwrap();
+    (server, remote)
+}
+
+#[tokio::test]
+async fn a_poll_tells_the_same_from_afar() {
+    let agent = fake_agent();
+    let (server, remote) = remote(agent.clone()).await;
+    assert_eq!(remote.poll(PollRequest::default()).await.unwrap().scanned, Scanned::NeedView);
+    agent.become_like(&tree_of(&[("/etc/motd", b"hello"), ("/bin/sh", b"#!")]));
+    let view = View::everything();
+    assert_eq!(remote.set_view(view.clone()).await.unwrap(), view.id());
+    for _ in 0..2 {
+        let near = agent.poll(PollRequest::default()).await.unwrap();
+        assert_eq!(remote.poll(PollRequest::default()).await.unwrap(), near);
+        assert!(matches!(near.scanned, Scanned::Tree(_)));
+    }
+    let other = PollRequest { view: Some(ViewId(ObjectId::of(b"another"))), ..PollRequest::default() };
+    assert_eq!(remote.poll(other).await.unwrap().scanned, Scanned::NeedView);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_poll_waits_for_a_change_and_no_longer() {
+    let agent = fake_agent();
+    let (server, remote) = remote(agent.clone()).await;
+    let known = remote.poll(PollRequest::default()).await.unwrap().status.generation;
+    let request = PollRequest { known: Some(known), wait: LONG, view: None };
+    let waiting = tokio::spawn(async move { remote.poll(request).await });
+    agent.become_like(&tree_of(&[("/new", b"")]));
+    let reply = waiting.await.unwrap().unwrap();
+    assert_ne!(reply.status.generation, known);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn directories_come_in_the_order_asked_for_and_gone_ones_are_named() {
+    let agent = fake_agent();
+    let (server, remote) = remote(agent.clone()).await;
+    let names: Vec<String> = (0..1000).map(|number| format!("/d{number}/file")).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
+    let tree = tree_of(&files);
+    agent.become_like(&tree);
+    remote.set_view(View::everything()).await.unwrap();
+    let mut ids: Vec<_> = tree.directories.iter().map(|(id, _)| id.0).collect();
+    ids.push(tree.tree.links.0);
+    assert_eq!(ids.len(), 1002);
+    let near = agent.directories(ids.clone()).await.unwrap();
+    assert_eq!(remote.directories(ids.clone()).await.unwrap(), near);
+    let gone = ObjectId::of(b"never was");
+    ids.push(gone);
+    let error = remote.directories(ids).await.unwrap_err();
+    assert!(matches!(error, AgentError::Gone { id } if id == gone), "{error:?}");
+    server.stop().await;
+}
+
+/// An agent that keeps what it is told, and answers as it was told to.
+#[derive(Default)]
+struct Recorder {
+    fetched: Mutex<Option<FetchRequest>>,
+    updated: Mutex<Option<UpdateRequest>>,
+    failure: Mutex<Option<AgentError>>,
+    polled: Option<mpsc::UnboundedSender<&'static str>>,
+}
+
+impl Recorder {
+    fn failing(&self) -> Result<(), AgentError> {
+        self.failure.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+struct Told(mpsc::UnboundedSender<&'static str>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.send("dropped").unwrap();
+    }
+}
+
+#[async_trait]
+impl Agent for Recorder {
+    async fn poll(&self, _: PollRequest) -> Result<PollReply, AgentError> {
+        if let Some(polled) = self.polled.clone() {
+            polled.send("begun").unwrap();
+            let _told = Told(polled);
+            std::future::pending::<()>().await;
+        }
+        Err(AgentError::NotNow("busy".into()))
+    }
+
+    async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
+        Ok(view.id())
+    }
+
+    async fn directories(&self, _: Vec<ObjectId>) -> Result<Vec<Bytes>, AgentError> {
+        Ok(Vec::new())
+    }
+
+    async fn fetch(&self, request: FetchRequest) -> Result<FetchReport, AgentError> {
+        *self.fetched.lock().unwrap() = Some(request);
+        self.failing().map(|()| FetchReport { objects: 3, bytes: 4 })
+    }
+
+    async fn update(&self, request: UpdateRequest) -> Result<UpdateReport, AgentError> {
+        *self.updated.lock().unwrap() = Some(request);
+        self.failing().map(|()| UpdateReport {
+            applied: 7,
+            window: Duration::from_micros(9),
+            ..UpdateReport::default()
+        })
+    }
+
+    async fn clean_up(&self) -> Result<(), AgentError> {
+        self.failing()
+    }
+}
+
+fn big_update() -> UpdateRequest {
+    let tree = tree_of(&[("/x", b"x")]);
+    let inode = tree.inode(&"/x".path()).unwrap();
+    let put =
+        |number: u32| Operation::Put { path: format!("/some/where/{number}").path(), inode: inode.clone() };
+    let triggers = br#"[{"MatchLines": ["/etc/x"], "Service": "x"}]"#;
+    UpdateRequest {
+        base: tree.id(),
+        view: View::everything().id(),
+        plan: Plan { operations: (0..50_000).map(put).collect() },
+        image: Some("a/b".parse().unwrap()),
+        triggers: Triggers::from_json(triggers).unwrap(),
+    }
+}
+
+trait ToPath {
+    fn path(&self) -> dominator_core::path::ImagePath;
+}
+
+impl<T: AsRef<str>> ToPath for T {
+    fn path(&self) -> dominator_core::path::ImagePath {
+        dominator_core::path::ImagePath::parse(self.as_ref().as_bytes()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn orders_arrive_whole_however_long() {
+    let recorder = Arc::new(Recorder::default());
+    let (server, remote) = remote(recorder.clone()).await;
+    let objects = (0..40_000u64).map(|number| (ObjectId::of(&number.to_be_bytes()), number)).collect();
+    let fetch = FetchRequest { objects, source: "imageserver:6971".into() };
+    assert_eq!(remote.fetch(fetch.clone()).await.unwrap(), FetchReport { objects: 3, bytes: 4 });
+    assert_eq!(recorder.fetched.lock().unwrap().take(), Some(fetch));
+    let update = big_update();
+    let report = remote.update(update.clone()).await.unwrap();
+    assert_eq!((report.applied, report.window), (7, Duration::from_micros(9)));
+    assert_eq!(recorder.updated.lock().unwrap().take(), Some(update));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn errors_arrive_as_what_they_are() {
+    let recorder = Arc::new(Recorder::default());
+    let (server, remote) = remote(recorder.clone()).await;
+    let id = ObjectId::of(b"x");
+    let errors = [
+        AgentError::NotNow("busy".into()),
+        AgentError::Gone { id },
+        AgentError::Fetch(StoreError::NotFound { id }),
+        AgentError::Fetch(StoreError::Corrupt { id, hashed: ObjectId::of(b"y"), length: 5 }),
+        AgentError::Fetch(StoreError::NoSpace { need: 5, free: 3 }),
+        AgentError::Denied("not you".into()),
+    ];
+    for error in errors {
+        *recorder.failure.lock().unwrap() = Some(error.clone());
+        let came = remote.update(big_update()).await.unwrap_err();
+        assert_eq!(format!("{came:?}"), format!("{error:?}"));
+    }
+    assert!(
+        matches!(remote.poll(PollRequest::default()).await, Err(AgentError::NotNow(text)) if text == "busy")
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_goes_away_is_not_waited_for() {
+    let (polled, mut told) = mpsc::unbounded_channel();
+    let recorder = Arc::new(Recorder { polled: Some(polled), ..Recorder::default() });
+    let (server, remote) = remote(recorder).await;
+    {
+        let request = PollRequest { wait: LONG, ..PollRequest::default() };
+        let mut poll = std::pin::pin!(remote.poll(request));
+        tokio::select! {
+            reply = &mut poll => panic!("{reply:?}"),
+            begun = told.recv() => assert_eq!(begun, Some("begun")),
+        }
+    }
+    assert_eq!(told.recv().await, Some("dropped"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_does_not_wait_for_those_who_wait() {
+    let (polled, mut told) = mpsc::unbounded_channel();
+    let recorder = Arc::new(Recorder { polled: Some(polled), ..Recorder::default() });
+    let (server, remote) = remote(recorder).await;
+    let poll =
+        tokio::spawn(async move { remote.poll(PollRequest { wait: LONG, ..PollRequest::default() }).await });
+    assert_eq!(told.recv().await, Some("begun"));
+    server.stop().await;
+    let error = poll.await.unwrap().unwrap_err();
+    assert!(matches!(error, AgentError::Unreachable { .. }), "{error:?}");
+}
+
+async fn remote_stores(methods: &str) -> (Stores, Running, RemoteObjects, RemoteImages) {
+    let (world, stores) = (World::new(), Stores::new());
+    let server = world.serve("imageserver", stores.services()).await;
+    let tls = world.tls("alice", methods);
+    let objects = RemoteObjects::connect(&tls, &server.at()).await.unwrap();
+    let images = RemoteImages::connect(&tls, &server.at()).await.unwrap();
+    (stores, server, objects, images)
+}
+
+#[tokio::test]
+async fn objects_travel_both_ways() {
+    let (stores, server, remote, _) = remote_stores("ObjectServer.*").await;
+    let local = MemoryObjects::default();
+    let large: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let mut ids: Vec<ObjectId> = (0..500u32).map(|number| local.put(number.to_string())).collect();
+    ids.extend([local.put(large), local.put("")]);
+    let added = remote.add(local.objects(ids.clone()).await.unwrap()).await.unwrap();
+    assert_eq!(added.iter().map(|object| object.id()).collect::<Vec<_>>(), ids);
+    assert!(ids.iter().all(|id| stores.objects.bytes(id) == local.bytes(id)));
+    let absent = ObjectId::of(b"absent");
+    let sizes = remote.sizes(&[ids[0], absent, ids[501]]).await.unwrap();
+    assert_eq!(sizes, [Some(1), None, Some(0)]);
+    let back = MemoryObjects::default();
+    ids.reverse();
+    let pieces = remote.objects(ids.clone()).await.unwrap();
+    assert_eq!(back.add(verified(pieces)).await.unwrap().len(), ids.len());
+    ids.push(absent);
+    let error = remote.objects(ids).await.err().unwrap();
+    assert!(matches!(error, StoreError::NotFound { id } if id == absent), "{error:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn only_what_is_wanted_is_sent_and_the_right_to_add_is_enough() {
+    let (stores, server, remote, _) = remote_stores("ObjectServer.AddObjects").await;
+    let local = MemoryObjects::default();
+    let offers: Vec<_> = (0..20_000u64)
+        .map(|number| {
+            let bytes = number.to_be_bytes();
+            if number % 100 != 0 { stores.objects.put(bytes.to_vec()) } else { local.put(bytes.to_vec()) }
+        })
+        .map(|id| (id, 8))
+        .collect();
+    // What is there already is not even asked for here: `local` lacks it.
+    let added = remote.push(&offers, &local).await.unwrap();
+    assert_eq!(added.len(), 200);
+    assert!(offers.iter().all(|(id, _)| stores.objects.bytes(id).is_some()));
+    assert!(remote.push(&offers, &local).await.unwrap().is_empty());
+    assert!(matches!(remote.sizes(&[offers[0].0]).await, Err(StoreError::Denied(_))));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_found_out_at_either_end() {
+    let (stores, server, remote, _) = remote_stores("ObjectServer.*").await;
+    let id = ObjectId::of(b"right");
+    let liar = MemoryObjects::default();
+    liar.lie(id, "wrong");
+    let error = remote.add(liar.objects(vec![id]).await.unwrap()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { id: corrupt, .. } if corrupt == id), "{error:?}");
+    assert_eq!(stores.objects.bytes(&id), None);
+    stores.objects.lie(id, "wrong");
+    let error = MemoryObjects::default().add(remote.objects(vec![id]).await.unwrap()).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { id: corrupt, .. } if corrupt == id), "{error:?}");
+    let pieces: Result<Vec<_>, _> = verified(remote.objects(vec![id]).await.unwrap()).try_collect().await;
+    assert!(matches!(pieces, Err(StoreError::Corrupt { .. })), "{pieces:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_that_fails_on_the_way_is_the_one_that_is_named() {
+    let (_, server, remote, _) = remote_stores("ObjectServer.*").await;
+    let pieces = [
+        Ok(dominator_core::port::Piece::Begin { id: ObjectId::of(b"x"), size: 1 }),
+        Err(StoreError::NoSpace { need: 1, free: 0 }),
+    ];
+    let pieces = dominator_core::port::Pieces::new(futures_util::stream::iter(pieces));
+    let error = remote.add(pieces).await.unwrap_err();
+    assert!(matches!(error, StoreError::NoSpace { need: 1, free: 0 }), "{error:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn images_travel_with_their_trees() {
+    let (stores, server, _, remote) = remote_stores("ImageServer.*").await;
+    let names: Vec<String> = (0..3000).map(|number| format!("/d{}/f{number}", number % 300)).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), b"same".as_slice())).collect();
+    let tree = tree_of(&files);
+    stores.objects.put_tree(&tree);
+    let name = "web/1".parse().unwrap();
+    let error = remote.add(&name, image_of(&tree)).await.unwrap_err();
+    assert!(
+        matches!(error, ImageError::Incomplete { first, count: 1 } if first == ObjectId::of(b"same")),
+        "{error:?}"
+    );
+    stores.objects.put("same");
+    assert!(!remote.exists(&name).await.unwrap());
+    let mut image = image_of(&tree);
+    image.expires_at = Some(2_000_000_000);
+    remote.add(&name, image.clone()).await.unwrap();
+    assert!(matches!(remote.add(&name, image).await, Err(ImageError::Exists { .. })));
+    assert_eq!(remote.expires_at(&name).await.unwrap(), Some(2_000_000_000));
+    assert_eq!(remote.list().await.unwrap(), std::slice::from_ref(&name));
+    let came = remote.tree(&name).await.unwrap();
+    assert_eq!((came.id(), came.directories.len()), (tree.id(), tree.directories.len()));
+    remote.delete(&name).await.unwrap();
+    assert!(matches!(remote.image(&name).await, Err(ImageError::NotFound { name: gone }) if gone == name));
+    assert!(matches!(remote.add(&name, image_of(&tree)).await, Err(ImageError::Deleted { .. })));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_that_was_lost_is_found_again() {
+    let (world, stores) = (World::new(), Stores::new());
+    let id = stores.objects.put("x");
+    let server = world.serve("imageserver", stores.services()).await;
+    let (address, at) = (server.address, server.at());
+    let sources = Sources::new(world.tls("subd", "ObjectServer.GetObjects"));
+    let source = sources.source(&at).await.unwrap();
+    MemoryObjects::default().add(source.objects(vec![id]).await.unwrap()).await.unwrap();
+    server.stop().await;
+    let error = source.objects(vec![id]).await.err().unwrap();
+    assert!(matches!(error, StoreError::Unreachable(_)), "{error:?}");
+    let tls = world.tls("imageserver", "");
+    let again = dominator_rpc::transport::Server::bind(address, tls, stores.services()).await.unwrap();
+    let serving = tokio::spawn(again.serve(std::future::pending()));
+    let source = sources.source(&at).await.unwrap();
+    MemoryObjects::default().add(source.objects(vec![id]).await.unwrap()).await.unwrap();
+    serving.abort();
+}
