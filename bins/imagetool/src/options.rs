@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use dominator_core::image::ImageName;
 use dominator_daemon::report::OutputOptions;
@@ -83,12 +84,31 @@ pub struct AddOptions {
     #[arg(value_name = "DIR|TAR")]
     pub source: PathBuf,
     /// The filter, a line each; "" makes the image sparse
-    #[arg(value_name = "FILTERFILE")]
+    #[arg(value_name = "FILTERFILE", value_parser = path_or_nothing())]
     pub filter: PathBuf,
     /// The triggers, as JSON; "" for none
-    #[arg(value_name = "TRIGGERFILE")]
+    #[arg(value_name = "TRIGGERFILE", value_parser = path_or_nothing())]
     pub triggers: PathBuf,
     /// Accept a tree without /etc, /etc/passwd, /usr and /usr/bin, which every machine needs
     #[arg(long)]
     pub no_required_paths: bool,
+}
+
+/// A path, or the empty string, which a path proper can't be.
+fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_filter_and_no_triggers_are_written_as_empty_strings() {
+        Options::command().debug_assert();
+        let options = Options::try_parse_from(["imagetool", "add", "a/1", "/tree", "", ""]).unwrap();
+        let Command::Add(add) = options.command else { panic!("{options:?}") };
+        assert_eq!((add.filter, add.triggers), (PathBuf::new(), PathBuf::new()));
+    }
 }
