@@ -262,6 +262,32 @@ impl World {
         panic!("the controller spins: {:?}", &self.machine.calls[self.machine.calls.len() - 20..]);
     }
 
+    /// Tells of the wish and performs what is to be done, up to the action meant, which is left undone.
+    fn drive_to(&mut self, meant: fn(&Action) -> bool) -> Action {
+        let mut actions = Vec::new();
+        self.sub.step(self.now, self.want(), &mut actions);
+        loop {
+            let action = actions.pop().unwrap();
+            if meant(&action) {
+                return action;
+            }
+            let event = match &action {
+                Action::Require(name, image, traits) => Event::Required(Ok(Arc::new(Required::new(
+                    name.clone(),
+                    Arc::clone(image),
+                    &self.image.2,
+                    traits.clone(),
+                )))),
+                Action::WakeAt(moment) => {
+                    self.now = *moment;
+                    Event::Wake
+                }
+                _ => self.machine.perform(&action).unwrap(),
+            };
+            self.sub.step(self.now, event, &mut actions);
+        }
+    }
+
     fn settle(&mut self) {
         self.run(self.want(), Duration::from_secs(600));
     }
@@ -403,30 +429,33 @@ fn the_wish_may_change_at_any_time() {
 #[test]
 fn an_update_for_a_wish_that_is_over_is_not_sent() {
     let mut world = World::new(&[], IMAGE, "");
+    let compare = world.drive_to(|action| matches!(action, Action::Compare(..)));
+    let compared = world.machine.perform(&compare).unwrap();
     let mut actions = Vec::new();
-    world.sub.step(world.now, world.want(), &mut actions);
-    while !matches!(actions.last(), Some(Action::Compare(..))) {
-        let action = actions.pop().unwrap();
-        let event = match &action {
-            Action::Require(name, image, traits) => Event::Required(Ok(Arc::new(Required::new(
-                name.clone(),
-                Arc::clone(image),
-                &world.image.2,
-                traits.clone(),
-            )))),
-            Action::WakeAt(moment) => {
-                world.now = *moment;
-                Event::Wake
-            }
-            _ => world.machine.perform(&action).unwrap(),
-        };
-        world.sub.step(world.now, event, &mut actions);
-    }
-    let compared = world.machine.perform(&actions.pop().unwrap()).unwrap();
     world.sub.step(world.now, Event::Wanted(Wanted::Undefined, Updates::Enabled), &mut actions);
     assert!(actions.is_empty());
     world.sub.step(world.now, compared, &mut actions);
     assert!(matches!(actions[..], [Action::Poll(_)]), "{actions:?}");
+}
+
+#[test]
+fn a_wish_that_changes_during_a_call_is_not_slept_over() {
+    for pause in [Duration::ZERO, Duration::from_secs(60)] {
+        let mut world = World::new(&[], IMAGE, "");
+        let clean_up = world.drive_to(|action| matches!(action, Action::CleanUp));
+        let mut actions = Vec::new();
+        world.image = World::image("test/2", model(IMAGE), Filter::Empty);
+        world.sub.step(world.now, world.want(), &mut actions);
+        assert!(actions.is_empty(), "one call at a time: {actions:?}");
+        world.now = world.now.after(pause);
+        let cleaned_up = world.machine.perform(&clean_up).unwrap();
+        world.sub.step(world.now, cleaned_up, &mut actions);
+        if let [Action::WakeAt(moment)] = actions[..] {
+            actions.clear();
+            world.sub.step(moment, Event::Wake, &mut actions);
+        }
+        assert!(matches!(&actions[..], [Action::Poll(request)] if request.wait.is_zero()), "{actions:?}");
+    }
 }
 
 proptest! {

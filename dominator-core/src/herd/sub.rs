@@ -234,10 +234,15 @@ impl Sub {
         if matches!(self.status, Status::Connecting | Status::WaitingToPoll) || !self.status.is_alive() {
             self.set(Status::Polling, None);
         }
+        // A wish that changed while another call was made is looked into at once: no machine tells of it.
+        let wait = match (self.stale, self.is_settled()) {
+            (true, _) => Duration::ZERO,
+            (false, true) => self.settings.poll_wait,
+            (false, false) => wait,
+        };
         self.stale = false;
         self.phase = Phase::Polling;
         self.last_poll = now;
-        let wait = if self.is_settled() { self.settings.poll_wait } else { wait };
         out.push(Action::Poll(PollRequest {
             view: self.required.as_ref().map(|required| required.view_id),
             known: self.last.as_ref().map(|status| status.generation).filter(|_| !wait.is_zero()),
