@@ -144,6 +144,8 @@ impl Sub {
                 let wanted =
                     matches!(&self.wanted, Wanted::Ready(_, image) if Arc::ptr_eq(image, &required.image));
                 self.required = Some(required).filter(|_| wanted);
+                // Even a machine in sync is asked at once: its traits have changed, and so has the view.
+                self.stale = true;
                 self.poll(now, Duration::ZERO, out);
             }
             Event::Required(Err(cause)) => {
