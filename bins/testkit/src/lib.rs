@@ -1,0 +1,35 @@
+//! Real processes for tests: every daemon and tool as its own program, with certificates of its own, on loopback
+//! addresses of its own. For tests only; a failure to set something up panics with what the programs said.
+//!
+//! # What is not here
+//! Judgement: whether two trees are alike is told by `oracle.py` of `dominator-fs/testkit`, which shares no code with us.
+#![forbid(unsafe_code)]
+#![allow(clippy::missing_panics_doc, reason = "it is the way tests fail")]
+
+mod binaries;
+mod lab;
+mod process;
+pub mod schema;
+pub mod trees;
+
+pub use binaries::binary;
+pub use lab::{Certificate, Lab};
+pub use process::{Outcome, Process};
+
+/// Whether tests that need root can run. Without root they say why they do not; where that must not happen (`CI` is
+/// set), they fail.
+pub fn is_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let excused = std::env::var_os("DOMINATOR_ALLOW_UNPRIVILEGED").is_some();
+    assert!(root || excused, "{test} needs root; set DOMINATOR_ALLOW_UNPRIVILEGED to leave it out");
+    if !root {
+        say(&format!("{test} was not run: it needs root"));
+    }
+    root
+}
+
+/// Prints a remark that tests do not swallow.
+pub fn say(words: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stdout().lock(), "{words}"));
+}
