@@ -17,9 +17,10 @@ use bytes::Bytes;
 use dominator_core::authorise::Role;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
+use dominator_core::path::ImagePath;
 use dominator_core::port::{
-    Agent, AgentError, FetchReport, FetchRequest, ImageError, ImageStore, ObjectSource, ObjectStore, Piece,
-    Pieces, PollReply, PollRequest, StoreError, UpdateReport, UpdateRequest, Verified,
+    Agent, AgentError, Cause, FetchReport, FetchRequest, ImageError, ImageStore, ObjectSource, ObjectStore,
+    PathFailure, Piece, Pieces, PollReply, PollRequest, StoreError, UpdateReport, UpdateRequest, Verified,
 };
 use dominator_core::tree::Snapshot;
 use dominator_core::view::{View, ViewId};
@@ -284,5 +285,74 @@ async fn bytes_that_are_no_handshake_do_not_hold_the_door() {
     // The answer is an alert or nothing; then the connection is closed.
     drop(tokio::io::AsyncReadExt::read_to_end(&mut garbage, &mut rest).await);
     drop(silent);
+    server.stop().await;
+}
+
+/// An agent whose words are as bad as it can make them.
+struct Mouth(String);
+
+#[async_trait]
+impl Agent for Mouth {
+    async fn poll(&self, _: PollRequest) -> Result<PollReply, AgentError> {
+        Err(AgentError::Failed { what: self.0.clone(), cause: Cause::new("x") })
+    }
+
+    async fn set_view(&self, _: View) -> Result<ViewId, AgentError> {
+        Err(AgentError::NotNow(self.0.clone()))
+    }
+
+    async fn directories(&self, _: Vec<ObjectId>) -> Result<Vec<Bytes>, AgentError> {
+        Err(AgentError::NotNow(self.0.clone()))
+    }
+
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchReport, AgentError> {
+        let cause = Cause::new("db1:6971 refuses connections");
+        Err(AgentError::Fetch(StoreError::Unreachable(cause)))
+    }
+
+    async fn update(&self, _: UpdateRequest) -> Result<UpdateReport, AgentError> {
+        let reason = self.0.repeat(1000);
+        Ok(UpdateReport {
+            failures: vec![PathFailure { path: ImagePath::parse(b"/a").unwrap(), reason }],
+            ..UpdateReport::default()
+        })
+    }
+
+    async fn clean_up(&self) -> Result<(), AgentError> {
+        Err(AgentError::Denied(self.0.clone()))
+    }
+}
+
+#[tokio::test]
+async fn words_from_afar_are_short_printable_and_said_once() {
+    let world = World::new();
+    let mouth = Arc::new(Mouth("\u{1b}[2Jgone\n".into()));
+    let server = world.serve("subd", Services::new("test").agent(mouth)).await;
+    let agent = RemoteAgent::connect(&world.tls("dominator", "Subd.*"), &server.at()).await.unwrap();
+    let errors = [
+        agent.poll(PollRequest::default()).await.unwrap_err(),
+        agent.directories(vec![ObjectId::of(b"")]).await.unwrap_err(),
+        agent.clean_up().await.unwrap_err(),
+    ];
+    for error in errors {
+        let text = chain(&error);
+        assert!(text.contains("gone") && !text.contains(char::is_control), "{text:?}");
+    }
+    let order = FetchRequest { objects: Vec::new(), source: "db1:6971".into() };
+    let text = chain(&agent.fetch(order).await.unwrap_err());
+    let expected =
+        "objects could not be fetched: the object store can't be reached: db1:6971 refuses connections";
+    assert_eq!(text, expected);
+    let tree = tree_of(&[]);
+    let order = UpdateRequest {
+        base: tree.id(),
+        view: tree.tree.view,
+        plan: dominator_core::plan::Plan::default(),
+        image: None,
+        triggers: dominator_core::trigger::Triggers::default(),
+    };
+    let report = agent.update(order).await.unwrap();
+    let reason = &report.failures[0].reason;
+    assert!(reason.len() <= 2 * limits::ERROR_TEXT && !reason.contains(char::is_control), "{}", reason.len());
     server.stop().await;
 }

@@ -121,8 +121,8 @@ fn too_many() -> Status {
 #[expect(clippy::wildcard_enum_match_arm, reason = "a code not known here is a failure")]
 fn error(tried: &'static str, status: Status) -> FleetError {
     match status.code() {
-        Code::PermissionDenied | Code::Unauthenticated => FleetError::Denied(status.message().into()),
-        Code::Unavailable | Code::DeadlineExceeded => FleetError::Unreachable(Cause::new(status)),
-        _ => FleetError::Failed { what: tried.into(), cause: Cause::new(status.message()) },
+        Code::PermissionDenied | Code::Unauthenticated => FleetError::Denied(wire::said(&status)),
+        Code::Unavailable | Code::DeadlineExceeded => FleetError::Unreachable(wire::cause(&status)),
+        _ => FleetError::Failed { what: tried.into(), cause: wire::cause(&status) },
     }
 }

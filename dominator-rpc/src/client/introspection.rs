@@ -4,7 +4,7 @@ use thiserror::Error;
 use super::within;
 use crate::transport::{ConnectError, Tls, connect};
 use crate::v1::introspection_client::IntrospectionClient;
-use crate::{limits, v1};
+use crate::{limits, v1, wire};
 
 /// What a server offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,8 @@ pub async fn list_methods(
     let channel = connect(tls, address, expected).await?;
     let mut client = IntrospectionClient::new(channel).max_decoding_message_size(limits::MESSAGE);
     let answer = within(limits::CALL, client.list_methods(v1::Empty {})).await;
-    let answer = answer.map_err(|status| IntrospectError::Refused(status.message().into()))?.into_inner();
+    let answer =
+        answer.map_err(|status| IntrospectError::Refused(wire::cause(&status).to_string()))?.into_inner();
     let access = |public| if public { Access::Public } else { Access::Listed };
     let methods = answer.methods.into_iter().map(|method| (method.name, access(method.public))).collect();
     Ok(ServerMethods { version: answer.version, methods })

@@ -13,7 +13,7 @@ use dominator_core::tree::Tree;
 use dominator_core::view::{Granularity, Ownership, ViewId, XattrPolicy};
 use tonic::Status;
 
-use super::{digest, ids, invalid};
+use super::{digest, ids, invalid, readable};
 use crate::v1::poll_reply::Scanned as WireScanned;
 use crate::{limits, v1};
 
@@ -98,10 +98,10 @@ fn status_from(
         facts: status.facts.into_iter().map(failure_from).collect::<Result<_, _>>()?,
         kept: paths_from(&status.kept)?,
         activity,
-        last_update_error: status.last_update_error,
+        last_update_error: status.last_update_error.as_deref().map(readable),
         last_image: status.last_image.map(|name| image_name(&name)).transpose()?,
         free_space: status.free_space,
-        write_error: status.write_error,
+        write_error: status.write_error.as_deref().map(readable),
         traits: traits(machine)?,
     })
 }
@@ -182,8 +182,11 @@ fn service(outcome: &ServiceOutcome) -> v1::ServiceOutcome {
 }
 
 fn service_from(outcome: v1::ServiceOutcome) -> ServiceOutcome {
-    let v1::ServiceOutcome { service, action, error } = outcome;
-    ServiceOutcome { service, action, error }
+    ServiceOutcome {
+        service: readable(&outcome.service),
+        action: readable(&outcome.action),
+        error: outcome.error.as_deref().map(readable),
+    }
 }
 
 fn failure(failure: &PathFailure) -> v1::PathFailure {
@@ -191,7 +194,7 @@ fn failure(failure: &PathFailure) -> v1::PathFailure {
 }
 
 fn failure_from(failure: v1::PathFailure) -> Result<PathFailure, Status> {
-    Ok(PathFailure { path: path_from(&failure.path)?, reason: failure.reason })
+    Ok(PathFailure { path: path_from(&failure.path)?, reason: readable(&failure.reason) })
 }
 
 fn path(path: &ImagePath) -> Bytes {

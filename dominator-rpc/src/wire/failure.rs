@@ -33,6 +33,12 @@ pub(crate) fn text(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// Text of the other end, fit for a terminal and a log: in one line, and no longer than an error may be.
+pub(crate) fn readable(text: &str) -> String {
+    let short = text.get(..text.floor_char_boundary(limits::ERROR_TEXT)).unwrap_or_default();
+    short.replace(char::is_control, "\u{fffd}")
+}
+
 /// What an agent's error is on the wire.
 pub(crate) fn agent_status(error: &AgentError) -> Status {
     let (code, kind) = match error {
@@ -42,10 +48,12 @@ pub(crate) fn agent_status(error: &AgentError) -> Status {
         }
         AgentError::Gone { id } => (Code::NotFound, Some(Kind::Gone(ids([id])))),
         AgentError::Fetch(store) => {
-            let inner = v1::Failure { kind: store_kind(store), text: text(store) };
+            let inner = v1::Failure { kind: store_kind(store), text: store_text(store) };
             (Code::Aborted, Some(Kind::Fetch(Box::new(inner))))
         }
-        AgentError::Unreachable { .. } => (Code::Unavailable, Some(Kind::Unreachable(true))),
+        AgentError::Unreachable { cause, .. } => {
+            return status(Code::Unavailable, text(cause), Some(Kind::Unreachable(true)));
+        }
         // Further kinds of failures have nothing to say to programs yet.
         AgentError::Protocol(_) | AgentError::Failed { .. } | _ => (Code::Internal, None),
     };
@@ -57,15 +65,27 @@ pub(crate) fn store_status(error: &StoreError) -> Status {
     let code = match error {
         StoreError::NotFound { .. } => Code::NotFound,
         StoreError::Corrupt { .. } => Code::DataLoss,
-        StoreError::Protocol(why) => {
-            return status(Code::InvalidArgument, why.clone(), Some(Kind::BadStream(true)));
-        }
+        StoreError::Protocol(_) => Code::InvalidArgument,
         StoreError::NoSpace { .. } => Code::ResourceExhausted,
         StoreError::Denied(_) => Code::PermissionDenied,
         StoreError::Unreachable(_) => Code::Unavailable,
         StoreError::Failed { .. } | _ => Code::Internal,
     };
-    status(code, text(error), store_kind(error))
+    status(code, store_text(error), store_kind(error))
+}
+
+/// An error in words, without those that the other end says again.
+fn store_text(error: &StoreError) -> String {
+    match error {
+        StoreError::Protocol(why) => why.clone(),
+        StoreError::Unreachable(cause) => text(cause),
+        StoreError::NotFound { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::NoSpace { .. }
+        | StoreError::Denied(_)
+        | StoreError::Failed { .. }
+        | _ => text(error),
+    }
 }
 
 fn store_kind(error: &StoreError) -> Option<Kind> {
@@ -97,7 +117,9 @@ pub(crate) fn image_status(error: &ImageError) -> Status {
             return status(Code::InvalidArgument, text(cause), Some(Kind::MalformedImage(true)));
         }
         ImageError::Denied(_) => (Code::PermissionDenied, Some(Kind::Denied(true))),
-        ImageError::Unreachable(_) => (Code::Unavailable, Some(Kind::Unreachable(true))),
+        ImageError::Unreachable(cause) => {
+            return status(Code::Unavailable, text(cause), Some(Kind::Unreachable(true)));
+        }
         ImageError::Failed { .. } | _ => (Code::Internal, None),
     };
     status(code, text(error), kind)
@@ -111,34 +133,35 @@ fn status(code: Code, text: String, kind: Option<Kind>) -> Status {
 /// What a status is to who asked an agent. `tried` is what was asked for.
 pub(crate) fn agent_error(tried: &'static str, status: Status) -> AgentError {
     match kind(&status) {
-        Some(Kind::NotNow(_)) => return AgentError::NotNow(status.message().into()),
+        Some(Kind::NotNow(_)) => return AgentError::NotNow(said(&status)),
         Some(Kind::Gone(id)) => {
             if let Ok(id) = digest(&id) {
                 return AgentError::Gone { id };
             }
         }
-        Some(Kind::Fetch(failure)) => return AgentError::Fetch(store_failure(failure.kind, &failure.text)),
+        Some(Kind::Fetch(failure)) => {
+            return AgentError::Fetch(store_failure(failure.kind, &readable(&failure.text)));
+        }
         _ => {}
     }
     match reading(&status) {
-        Reading::Denied => AgentError::Denied(status.message().into()),
-        Reading::Unreachable(why) => AgentError::Unreachable { why, cause: cause(status) },
-        Reading::Failed => AgentError::Failed { what: tried.into(), cause: cause(status) },
+        Reading::Denied => AgentError::Denied(said(&status)),
+        Reading::Unreachable(why) => AgentError::Unreachable { why, cause: cause(&status) },
+        Reading::Failed => AgentError::Failed { what: tried.into(), cause: cause(&status) },
     }
 }
 
 /// What a status is to who asked a store. `tried` is what was asked for.
 pub(crate) fn store_error(tried: &'static str, status: Status) -> StoreError {
     if let Some(kind) = kind(&status) {
-        let message = status.message();
-        if let Some(error) = store_error_of(kind, message) {
+        if let Some(error) = store_error_of(kind, &said(&status)) {
             return error;
         }
     }
     match reading(&status) {
-        Reading::Denied => StoreError::Denied(status.message().into()),
-        Reading::Unreachable(_) => StoreError::Unreachable(cause(status)),
-        Reading::Failed => StoreError::Failed { what: tried.into(), cause: cause(status) },
+        Reading::Denied => StoreError::Denied(said(&status)),
+        Reading::Unreachable(_) => StoreError::Unreachable(cause(&status)),
+        Reading::Failed => StoreError::Failed { what: tried.into(), cause: cause(&status) },
     }
 }
 
@@ -153,13 +176,13 @@ pub(crate) fn image_error(tried: &'static str, status: Status) -> ImageError {
             let count = usize::try_from(incomplete.count).unwrap_or(usize::MAX);
             ImageError::Incomplete { first, count }
         }),
-        Some(Kind::MalformedImage(_)) => Some(ImageError::Malformed(Cause::new(status.message()))),
+        Some(Kind::MalformedImage(_)) => Some(ImageError::Malformed(Cause::new(said(&status)))),
         _ => None,
     };
     error.unwrap_or_else(|| match reading(&status) {
-        Reading::Denied => ImageError::Denied(status.message().into()),
-        Reading::Unreachable(_) => ImageError::Unreachable(cause(status)),
-        Reading::Failed => ImageError::Failed { what: tried.into(), cause: cause(status) },
+        Reading::Denied => ImageError::Denied(said(&status)),
+        Reading::Unreachable(_) => ImageError::Unreachable(cause(&status)),
+        Reading::Failed => ImageError::Failed { what: tried.into(), cause: cause(&status) },
     })
 }
 
@@ -199,11 +222,10 @@ enum Reading {
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "a code not known here is a failure")]
 fn reading(status: &Status) -> Reading {
-    if let Some(error) = found::<ConnectError>(status) {
+    if let Some(error) = dialled(status) {
         return Reading::Unreachable(error.why());
     }
-    // A status that came over the wire has no source.
-    let local = status.source().is_some();
+    let local = is_local(status);
     match status.code() {
         Code::PermissionDenied | Code::Unauthenticated => Reading::Denied,
         Code::DeadlineExceeded => Reading::Unreachable(Unreachable::Timeout),
@@ -213,30 +235,34 @@ fn reading(status: &Status) -> Reading {
     }
 }
 
-/// The first error of a kind among the causes of a status.
-pub(crate) fn found<E: Error + 'static>(status: &Status) -> Option<&E> {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<E>() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
+/// What the other end said, for people.
+pub(crate) fn said(status: &Status) -> String {
+    readable(status.message())
 }
 
-/// A status as a cause: its own text without the parts that are for programs.
-fn cause(status: Status) -> Cause {
+/// Why no connection could be made for a call, if that is what a status is about.
+fn dialled(status: &Status) -> Option<&ConnectError> {
+    causes(status).find_map(|error| error.downcast_ref())
+}
+
+/// Whether a status was made on this end. One that came over the wire has no source.
+fn is_local(status: &Status) -> bool {
+    status.source().is_some()
+}
+
+fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |&error| error.source())
+}
+
+/// A status as a cause, in words for people: what lies deepest. The layers above it say "transport error" in several
+/// ways, and the status itself shows its parts for programs.
+pub(crate) fn cause(status: &Status) -> Cause {
     if status.code() == Code::Unimplemented {
-        Cause::new("the server does not know this call; it is of another version")
-    } else if status.source().is_some() {
-        Cause::new(Lost(status))
-    } else {
-        Cause::new(status.message())
+        return Cause::new("the server does not know this call; it is of another version");
+    }
+    match (dialled(status), causes(status).last()) {
+        (Some(error), _) => Cause::new(text(error)),
+        (None, Some(deepest)) => Cause::new(format!("the connection failed: {deepest}")),
+        (None, None) => Cause::new(said(status)),
     }
 }
-
-/// A call that was lost on the way.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection failed: {}", .0.message())]
-struct Lost(#[source] Status);

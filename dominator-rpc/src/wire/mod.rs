@@ -13,7 +13,8 @@ pub(crate) use agent::{
 };
 pub(crate) use collect::{Collector, chunks, decode};
 pub(crate) use failure::{
-    agent_error, agent_status, image_error, image_status, invalid, store_error, store_status, text,
+    agent_error, agent_status, cause, image_error, image_status, invalid, readable, said, store_error,
+    store_status, text,
 };
 pub(crate) use ids::{digest, ids, ids_from, sized, sized_from};
 pub(crate) use pack::{Packed, Weighed};
