@@ -1,0 +1,124 @@
+//! What the tools print is what `docs/schemas` says, and their exit statuses are what `--help` says.
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::fs;
+use std::process::Command;
+
+use dominator_testkit::{Lab, Outcome, binary, schema, trees};
+
+/// A schema, the tool, its flags, its words, and its exit code.
+type Row<'a> = (&'a str, &'a str, &'a [&'a str], &'a [&'a str], i32);
+
+#[test]
+fn every_json_result_is_as_its_schema_says() {
+    let lab = Lab::new();
+    let admin = lab.certificate("admin", "admin", "*.*");
+    let (_images, server) = lab.image_server();
+    let trees = [1, 2].map(|version| {
+        let path = lab.path(format!("tree{version}"));
+        fs::create_dir(&path).unwrap();
+        trees::small(&path, version);
+        path
+    });
+    let sub = format!("{}:6969", lab.address(1));
+    let _subd = lab.subd(1, &trees[1]);
+    let (dominator, controller) = lab.dominator(&server, &lab.mdb(&[("one", 1, "none/1")]));
+    dominator.wait_for_event(0, "status", &[("sub", "one"), ("status", "image not ready")]);
+    let filter = lab.write("filter", "/srv(|/.*)$\n");
+    let triggers = lab.write("triggers", r#"[{"MatchLines": ["/etc/.*"], "Service": "ssh"}]"#);
+    let got = lab.path("got");
+    let [filter, triggers, got] = [&filter, &triggers, &got].map(|path| path.to_str().unwrap());
+    let [first, second] = [&trees[0], &trees[1]].map(|path| path.to_str().unwrap());
+    let images = ["--image-server", &server, "--json"];
+    let rows: [Row<'_>; 12] = [
+        ("imagetool-add", "imagetool", &images, &["add", "web/1", first, filter, triggers], 0),
+        ("imagetool-add", "imagetool", &images, &["add", "web/2", second, "", ""], 0),
+        ("imagetool-list", "imagetool", &images, &["list"], 0),
+        ("imagetool-show", "imagetool", &images, &["show", "web/1"], 0),
+        ("imagetool-check", "imagetool", &images, &["check", "web/1"], 0),
+        ("imagetool-check", "imagetool", &images, &["check", "web/3"], 1),
+        ("imagetool-diff", "imagetool", &images, &["diff", "web/1", "web/2"], 1),
+        ("imagetool-get", "imagetool", &images, &["get", "web/1", got], 0),
+        ("domtool-list-subs", "domtool", &["--dominator", &controller, "--json"], &["list-subs"], 0),
+        (
+            "domtool-get-info-for-subs",
+            "domtool",
+            &["--dominator", &controller, "--json"],
+            &["get-info-for-subs"],
+            0,
+        ),
+        ("subtool-poll", "subtool", &["--sub", &sub, "--json"], &["poll"], 0),
+        (
+            "subtool-show-update-request",
+            "subtool",
+            &["--sub", &sub, "--json"],
+            &["show-update-request", "web/1", "--image-server", &server],
+            0,
+        ),
+    ];
+    for (name, tool, flags, words, code) in rows {
+        let outcome = lab.tool(tool, &admin, flags.iter().chain(words).copied());
+        assert_eq!(outcome.code(), Some(code), "{name}: {outcome:?}");
+        let value = serde_json::from_str(&outcome.stdout)
+            .unwrap_or_else(|error| panic!("{name}: {error}: {outcome:?}"));
+        schema::check(name, &value).unwrap();
+    }
+    assert_eq!(trees::differences(&trees[0], &lab.path("got"), &[]), Vec::<String>::new());
+}
+
+#[test]
+fn an_image_that_would_empty_machines_is_refused() {
+    let lab = Lab::new();
+    let admin = lab.certificate("admin", "admin", "*.*");
+    let (_images, server) = lab.image_server();
+    let tree = lab.path("tree");
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    let filter = lab.write("filter", "/srv\n");
+    let add =
+        ["--image-server", &server, "add", "web/1", tree.to_str().unwrap(), filter.to_str().unwrap(), ""];
+    let complaint = lab.tool("imagetool", &admin, add).failure();
+    assert!(complaint.contains("/etc/passwd, /usr, /usr/bin"), "{complaint}");
+    lab.tool("imagetool", &admin, add.into_iter().chain(["--no-required-paths"])).success();
+}
+
+#[test]
+fn a_tar_archive_and_the_directory_it_was_made_of_are_one_image() {
+    let lab = Lab::new();
+    let admin = lab.certificate("admin", "admin", "*.*");
+    let (_images, server) = lab.image_server();
+    let tree = lab.path("tree");
+    fs::create_dir(&tree).unwrap();
+    trees::small(&tree, 1);
+    let archive = lab.path("tree.tar");
+    let mut tar = Command::new("tar");
+    tar.args(["--format=pax", "--xattrs", "--xattrs-include=*", "-cf"])
+        .arg(&archive)
+        .arg("-C")
+        .arg(&tree)
+        .arg(".");
+    Outcome::of(&mut tar).success();
+    for (name, source) in [("web/1", &tree), ("web/2", &archive)] {
+        let words = ["--image-server", &server, "add", name, source.to_str().unwrap(), "/dev/null", ""];
+        lab.tool("imagetool", &admin, words).success();
+    }
+    let diff = lab.tool("imagetool", &admin, ["--image-server", &server, "diff", "web/1", "web/2"]);
+    assert_eq!((diff.code(), diff.stdout.as_str()), (Some(0), ""), "{diff:?}");
+}
+
+#[test]
+fn a_question_that_can_not_be_asked_is_not_answered_with_no() {
+    let lab = Lab::new();
+    let admin = lab.certificate("admin", "admin", "*.*");
+    let nobody_there = format!("{}:6971", lab.address(5));
+    let check = lab.tool("imagetool", &admin, ["--image-server", &nobody_there, "check", "web/1"]);
+    assert_eq!(check.code(), Some(2), "{check:?}");
+    assert!(check.stderr.contains("nothing listens there"), "{check:?}");
+}
+
+#[test]
+fn help_shows_an_example_for_every_program() {
+    for program in ["subd", "imageserver", "dominator", "imagetool", "domtool", "subtool", "list-methods"] {
+        let help = Outcome::of(Command::new(binary(program)).arg("--help")).success();
+        assert!(help.contains("Example"), "{program}: {help}");
+    }
+}
