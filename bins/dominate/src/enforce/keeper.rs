@@ -1,0 +1,234 @@
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Instant;
+
+use dominator_core::filter::Filter;
+use dominator_core::image::Image;
+use dominator_core::object::ObjectId;
+use dominator_core::path::ImagePath;
+use dominator_core::plan::{Comparison, Operation, Plan};
+use dominator_core::port::{Cause, ServiceOutcome, ServiceRunner, StoreError, UpdateReport};
+use dominator_core::tree::Snapshot;
+use dominator_core::trigger::Triggers;
+use dominator_core::view::View;
+use dominator_daemon::{During, Failure};
+use dominator_fs::import::ObjectSink;
+use dominator_fs::root::Root;
+use dominator_fs::scan::{Cancel, Fact, Progress, Scanner};
+use dominator_fs::seam::Kernel;
+use dominator_fs::service::{Activation, NoServices, SystemServices};
+use dominator_fs::store::images::ImageStore;
+use dominator_fs::traits::traits_of;
+use dominator_fs::update::{Intake, Updater};
+
+use super::places::{self, Liveness};
+use super::report::Round;
+use crate::progress::Watching;
+use crate::source::Source;
+use crate::{EnforceOptions, input};
+
+/// Keeps one directory as an image says.
+pub(super) struct Keeper {
+    what: String,
+    source: Source,
+    filter: Filter,
+    image: Snapshot,
+    required: Snapshot,
+    triggers: Triggers,
+    view: Arc<View>,
+    root: Root,
+    services: Box<dyn ServiceRunner>,
+    liveness: Liveness,
+    updater: Option<Updater>,
+    cancel: Cancel,
+}
+
+/// What a look found.
+struct Look {
+    plan: Plan,
+    /// Directories that have to go, but can't.
+    kept: Vec<ImagePath>,
+    unknown: Vec<Fact>,
+}
+
+impl Keeper {
+    /// Reads the image, once. Nothing is written.
+    pub(super) fn new(options: EnforceOptions, cancel: Cancel) -> Result<Self, Failure> {
+        let what = format!("can't enforce the image on {}", options.image.root.display());
+        let filter = input::filter(options.image.filter.as_deref())?;
+        let triggers = input::triggers(options.triggers.as_deref())?;
+        let liveness = places::check(&options, &filter)?;
+        let root = Root::open(&options.image.root).during(|| what.clone())?;
+        let source = Source::open(&options.image.image)?;
+        let imported = {
+            let _watching = Watching::work("reading the image");
+            source.tree(&filter, &cancel)?
+        };
+        let tree = imported.snapshot;
+        tree.verify(ImageStore::MAX_INODES).during(|| "the image can't be one".into())?;
+        let manifest = Image::new(tree.tree.clone(), filter.clone(), triggers.clone(), imported.xattrs);
+        let view = traits_of(&root).view(&manifest, &tree);
+        let services: Box<dyn ServiceRunner> = match liveness {
+            Liveness::Live => Box::new(SystemServices::detect()),
+            Liveness::Other => Box::new(NoServices),
+        };
+        let required = view.apply(&tree);
+        let view = Arc::new(view);
+        let updater = None;
+        Ok(Self {
+            what,
+            source,
+            filter,
+            image: tree,
+            required,
+            triggers,
+            view,
+            root,
+            services,
+            liveness,
+            updater,
+            cancel,
+        })
+    }
+
+    /// Looks, and says what would be done.
+    pub(super) fn look_only(&mut self) -> Result<Round, Failure> {
+        let began = Instant::now();
+        let look = self.look()?;
+        let done = UpdateReport { kept: look.kept.clone(), ..UpdateReport::default() };
+        Ok(Round::of(&look.plan, &done, &look.unknown, self.liveness, began.elapsed()))
+    }
+
+    /// Looks, and does what has to be done.
+    pub(super) fn round(&mut self) -> Result<Round, Failure> {
+        let began = Instant::now();
+        let look = self.look()?;
+        let mut done = if look.plan.is_empty() { UpdateReport::default() } else { self.update(&look.plan)? };
+        done.kept.extend(look.kept);
+        Ok(Round::of(&look.plan, &done, &look.unknown, self.liveness, began.elapsed()))
+    }
+
+    fn look(&self) -> Result<Look, Failure> {
+        let progress = Arc::new(Progress::default());
+        let scanner = Scanner::new(self.root.clone(), Arc::clone(&self.view)).progress(Arc::clone(&progress));
+        let scan = {
+            let _watching = Watching::scan("looking", progress);
+            scanner.scan(&self.cancel).during(|| self.what.clone())?
+        };
+        let actual = &scan.snapshot;
+        let comparison = Comparison {
+            required: &self.required,
+            actual: &actual.tree,
+            links: Some(&actual.links),
+            directories: &actual.directories,
+        };
+        let mut plan = comparison.plan().during(|| self.what.clone())?.plan;
+        let mut kept = Vec::new();
+        plan.operations.retain(|operation| {
+            if let Operation::Delete { path, directory: true } = operation
+                && scan.held.contains(path)
+            {
+                kept.push(path.clone());
+                return false;
+            }
+            true
+        });
+        Ok(Look { plan, kept, unknown: scan.facts })
+    }
+
+    /// Fetch, verify, stage, stop services, swap, start services.
+    fn update(&mut self, plan: &Plan) -> Result<UpdateReport, Failure> {
+        let what = || self.what.clone();
+        let mut updater = match self.updater.take() {
+            Some(updater) => updater,
+            None => Updater::new(self.root.clone(), Arc::new(Kernel)).during(what)?,
+        };
+        self.fetch(plan, &updater)?;
+        let changed: Vec<_> = plan.paths().collect();
+        let activation = Activation::new(&Triggers::default(), &self.triggers, changed.iter().copied());
+        let services = &*self.services;
+        let staged = updater.prepare(plan, &self.view).during(what)?;
+        let mut outcomes = activation.stop(services);
+        let swapped = match staged.swap() {
+            Ok(swapped) => swapped,
+            Err(error) => {
+                let trouble = trouble(&activation.restore(services));
+                return Err(Failure::caused(format!("{}{trouble}", self.what), error));
+            }
+        };
+        let committed = swapped.commit();
+        outcomes.append(&mut activation.start(services));
+        let mut report = committed.during(what)?.report;
+        report.services = outcomes;
+        if report.is_success() {
+            report.services.extend(activation.conclude(services));
+        }
+        self.updater = Some(updater);
+        Ok(report)
+    }
+
+    fn fetch(&self, plan: &Plan, updater: &Updater) -> Result<(), Failure> {
+        let cache = updater.objects();
+        let mut missing = plan.objects();
+        for (id, size) in plan.objects() {
+            if cache.size(&id).during(|| self.what.clone())? == Some(size) {
+                missing.remove(&id);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let room = cache.free_space().during(|| self.what.clone())?;
+        let needed = room.needed(missing.values().copied());
+        if needed > room.bytes {
+            let error = StoreError::NoSpace { need: needed, free: room.bytes };
+            return Err(Failure::caused(self.what.clone(), error));
+        }
+        let _watching = Watching::work("copying");
+        let mut wanted = Wanted { missing, intake: cache.intake() };
+        self.source.contents(&self.image, &self.filter, &self.cancel, &mut wanted)?;
+        wanted.intake.finish().during(|| self.what.clone()).map(drop)
+    }
+}
+
+/// What went wrong with services, as the end of a sentence.
+fn trouble(outcomes: &[ServiceOutcome]) -> String {
+    let failed = outcomes.iter().filter_map(|outcome| outcome.error.as_ref());
+    failed.map(|error| format!("; besides, {error}")).collect()
+}
+
+/// A sink for the objects of a plan.
+struct Wanted {
+    missing: BTreeMap<ObjectId, u64>,
+    intake: Intake,
+}
+
+impl Wanted {
+    /// How much is copied at a time, in bytes.
+    const BUFFER: usize = 128 * 1024;
+}
+
+impl ObjectSink for Wanted {
+    fn want(&mut self, offered: &[(ObjectId, u64)]) -> Result<Vec<ObjectId>, StoreError> {
+        Ok(offered.iter().map(|(id, _)| *id).filter(|id| self.missing.contains_key(id)).collect())
+    }
+
+    fn put(&mut self, id: ObjectId, size: u64, contents: &mut dyn Read) -> Result<(), StoreError> {
+        self.intake.begin(id, size)?;
+        let mut buffer = vec![0; Self::BUFFER];
+        loop {
+            match contents.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => self.intake.data(buffer.get(..read).unwrap_or_default())?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let what = format!("object {id} could not be read");
+                    return Err(StoreError::Failed { what, cause: Cause::new(error) });
+                }
+            }
+        }
+        self.missing.remove(&id);
+        Ok(())
+    }
+}
