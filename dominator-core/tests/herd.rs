@@ -14,8 +14,8 @@ use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::plan::{Comparison, Operation};
 use dominator_core::port::{
-    Activity, AgentError, AgentStatus, Cause, FetchReport, MachineTraits, PollReply, PollRequest, Scanned,
-    Unreachable, UpdateReport,
+    Activity, AgentError, AgentStatus, Cause, FetchReport, MachineTraits, PathFailure, PollReply,
+    PollRequest, Scanned, StoreError, Unreachable, UpdateReport,
 };
 use dominator_core::tree::Snapshot;
 use dominator_core::trigger::Triggers;
@@ -38,7 +38,22 @@ struct Machine {
     kept: BTreeSet<ImagePath>,
     free_space: u64,
     network: Network,
+    /// What is wrong with the agent.
+    fault: Fault,
     calls: Vec<&'static str>,
+}
+
+/// What an agent does wrong.
+#[derive(Default)]
+enum Fault {
+    #[default]
+    None,
+    /// It asks for a view, whatever view it was sent.
+    Forgetful,
+    /// It does not get to the end of a scan.
+    Blind,
+    /// It refuses updates.
+    Refusing(&'static str),
 }
 
 /// What happens to calls.
@@ -62,6 +77,7 @@ impl Machine {
             kept: BTreeSet::new(),
             free_space: 1 << 30,
             network: Network::Up,
+            fault: Fault::None,
             calls: Vec::new(),
         }
     }
@@ -95,6 +111,8 @@ impl Machine {
     fn poll(&mut self, request: &PollRequest) -> PollReply {
         let known = |view: &View| request.view.is_none_or(|asked: ViewId| asked == view.id());
         let scanned = match self.snapshot() {
+            _ if matches!(self.fault, Fault::Forgetful) => Scanned::NeedView,
+            Some(_) if matches!(self.fault, Fault::Blind) => Scanned::NotYet,
             Some(_) if !self.view.as_ref().is_some_and(known) => Scanned::NeedView,
             None => Scanned::NeedView,
             Some(snapshot) if self.scanned => Scanned::Tree(snapshot.tree),
@@ -103,13 +121,14 @@ impl Machine {
         // The agent scans between polls.
         self.scanned = true;
         self.generation += 1;
+        let fact = |reason: &str| PathFailure { path: ImagePath::root(), reason: reason.into() };
         let status = AgentStatus {
             instance: 1,
             generation: self.generation,
             scan_count: self.generation,
             scan_duration: Duration::ZERO,
             unknown: 0,
-            facts: Vec::new(),
+            facts: matches!(self.fault, Fault::Blind).then(|| fact("out of handles")).into_iter().collect(),
             kept: self.kept.clone(),
             activity: Activity::Idle,
             last_update_error: None,
@@ -135,6 +154,12 @@ impl Machine {
         self.scanned = false;
         self.last_image = (!required.is_sparse()).then(|| required.name.clone());
         UpdateReport::default()
+    }
+
+    fn room_for(&self, objects: &BTreeMap<ObjectId, u64>) -> Result<(), StoreError> {
+        let need = objects.iter().filter(|(id, _)| !self.objects.contains(id)).map(|(_, size)| *size).sum();
+        let free = self.free_space;
+        if need > free { Err(StoreError::NoSpace { need, free }) } else { Ok(()) }
     }
 
     fn perform(&mut self, action: &Action) -> Option<Event> {
@@ -173,6 +198,14 @@ impl Machine {
                     directories: &actual.directories,
                 };
                 ("compare", Event::Compared(Ok(Box::new(compared.plan().unwrap()))))
+            }
+            Action::Fetch(objects) if self.room_for(objects).is_err() => {
+                let error = self.room_for(objects).unwrap_err();
+                ("refused fetch", Event::Fetched(Err(AgentError::Fetch(error))))
+            }
+            Action::Update(..) if matches!(self.fault, Fault::Refusing(_)) => {
+                let Fault::Refusing(why) = self.fault else { unreachable!() };
+                ("refused update", Event::Updated(Err(AgentError::NotNow(why.into()))))
             }
             Action::Fetch(objects) => {
                 self.objects.extend(objects.keys());
@@ -388,15 +421,74 @@ fn a_machine_is_only_looked_at_while_updates_are_disabled() {
 }
 
 #[test]
+fn disabled_updates_are_told_of_before_unsafe_ones() {
+    let files: Vec<String> = (0..20).map(|n| format!("/f{n}")).collect();
+    let machine: Vec<_> = files.iter().map(|name| (name.as_str(), name.as_str(), "x", 0o644)).collect();
+    let mut world = World::new(&machine, IMAGE, "");
+    world.updates = Updates::Disabled;
+    world.settle();
+    assert_eq!(world.sub.status(), Status::UpdatesDisabled);
+    world.updates = Updates::Enabled;
+    world.settle();
+    assert_eq!(world.sub.status(), Status::UnsafeUpdate);
+}
+
+#[test]
 fn a_machine_without_room_is_not_begun_with() {
     let mut world = World::new(&[], IMAGE, "");
-    world.machine.free_space = 8191;
+    world.machine.free_space = 1;
     world.settle();
     assert_eq!(world.sub.status(), Status::NotEnoughFreeSpace);
     assert!(!world.machine.calls.contains(&"fetch"));
     world.machine.free_space = 1 << 20;
     world.settle();
     assert_eq!(world.sub.status(), Status::Synced);
+}
+
+#[test]
+fn what_an_earlier_attempt_fetched_needs_no_room_again() {
+    let mut world = World::new(&[], IMAGE, "");
+    world.machine.objects = world.image.2.objects().into_keys().collect();
+    world.machine.free_space = 0;
+    world.settle();
+    assert_eq!(world.sub.status(), Status::Synced, "{:?}", world.sub.info());
+}
+
+#[test]
+fn an_agent_that_never_comes_to_rest_is_asked_no_more_often_than_another() {
+    let mut world = World::new(&[], IMAGE, "");
+    world.machine.fault = Fault::Forgetful;
+    world.settle();
+    let polls = world.machine.calls.iter().filter(|call| **call == "poll").count();
+    assert!(polls <= 620, "{polls} polls in 600 seconds");
+    world.machine.fault = Fault::None;
+    world.settle();
+    assert_eq!(world.sub.status(), Status::Synced);
+}
+
+#[test]
+fn whoever_waits_for_leave_to_disturb_is_told_so() {
+    let cases = [
+        ("disruption pending", Status::DisruptionRequested),
+        ("disruption denied: at night", Status::DisruptionDenied),
+        ("it is fetching objects", Status::Locked),
+    ];
+    for (why, expected) in cases {
+        let mut world = World::new(&[], IMAGE, "");
+        world.machine.fault = Fault::Refusing(why);
+        world.settle();
+        assert_eq!(world.sub.status(), expected);
+        assert_eq!(world.sub.info().detail.as_deref(), Some(why));
+    }
+}
+
+#[test]
+fn a_machine_that_can_not_be_scanned_says_why() {
+    let mut world = World::new(&[], IMAGE, "");
+    world.machine.fault = Fault::Blind;
+    world.settle();
+    assert_eq!(world.sub.status(), Status::SubNotReady);
+    assert_eq!(world.sub.info().detail.as_deref(), Some("/: out of handles"));
 }
 
 #[test]

@@ -72,9 +72,15 @@ pub struct Sub {
     litter: bool,
     failures: u32,
     last_poll: Moment,
+    /// How many polls were made one right after the other.
+    haste: u32,
 }
 
 impl Sub {
+    /// How many polls in a row need not keep the least time between polls: more than any step towards an image takes.
+    /// An agent that never comes to rest, by fault or on purpose, is asked no more often than one that does.
+    const HASTE: u32 = 8;
+
     /// A machine nothing is known of. Give it [`Event::Wanted`] to begin.
     pub fn new(settings: Settings) -> Self {
         Self {
@@ -94,6 +100,7 @@ impl Sub {
             litter: false,
             failures: 0,
             last_poll: Moment::default(),
+            haste: 0,
         }
     }
 
@@ -227,7 +234,9 @@ impl Sub {
     /// Polls now, or when it is time again. With `wait`, the agent answers when something changes.
     fn poll(&mut self, now: Moment, wait: Duration, out: &mut Vec<Action>) {
         let due = self.last_poll.after(self.settings.min_interval);
-        if !wait.is_zero() && now < due {
+        // The poll that is being made when the wish changes is replaced, whatever the time.
+        let hurried = self.haste >= Self::HASTE && self.phase != Phase::Polling;
+        if now < due && (hurried || !wait.is_zero()) {
             self.phase = Phase::Resting(Connection::Up);
             // The generation makes the poll that follows wait or answer at once, as the case may be.
             out.push(Action::WakeAt(due));
@@ -242,6 +251,7 @@ impl Sub {
             (false, true) => self.settings.poll_wait,
             (false, false) => wait,
         };
+        self.haste = if wait.is_zero() { self.haste.saturating_add(1) } else { 0 };
         self.stale = false;
         self.phase = Phase::Polling;
         self.last_poll = now;
@@ -306,7 +316,7 @@ impl Sub {
                 return self.rest(now, Status::FailedToUpdate, detail, out);
             }
             Scanned::NotYet if self.updated => return self.settle(now, Status::WaitingForNextFullPoll, out),
-            Scanned::NotYet => return self.settle(now, Status::SubNotReady, out),
+            Scanned::NotYet => return self.not_ready(now, out),
             Scanned::Tree(_) | Scanned::NeedView => {
                 self.phase = Phase::SettingView;
                 return out.push(Action::SetView(required));
@@ -355,6 +365,7 @@ impl Sub {
             }
         }
         if self.safety == Safety::Guarded
+            && self.updates == Updates::Enabled
             && let Some(danger) = danger(&required, compared.added, compared.deleted)
         {
             return self.rest(now, Status::UnsafeUpdate, Some(danger), out);
@@ -383,12 +394,7 @@ impl Sub {
         if objects.is_empty() {
             return self.send(now, out);
         }
-        let need = objects.values().map(|size| size.next_multiple_of(BLOCK)).fold(0, u64::saturating_add);
-        let free = self.last.as_ref().map_or(0, |status| status.free_space);
-        if need >= free {
-            let detail = format!("{need} bytes needed, {free} free");
-            return self.rest(now, Status::NotEnoughFreeSpace, Some(detail), out);
-        }
+        // Whether there is room for them only the agent can tell: it may have most of them from an earlier attempt.
         self.phase = Phase::Fetching;
         self.litter = true;
         self.set(Status::Fetching, None);
@@ -434,12 +440,7 @@ impl Sub {
             Ok(report) => self.rest(now, Status::FailedToUpdate, Some(failures(&report)), out),
             Err(AgentError::Denied(text)) => self.rest(now, Status::UpdateDenied, Some(text), out),
             Err(AgentError::NotNow(text)) => {
-                let status = match text.as_str() {
-                    DISRUPTION_PENDING => Status::DisruptionRequested,
-                    DISRUPTION_DENIED => Status::DisruptionDenied,
-                    _ => Status::Locked,
-                };
-                self.rest(now, status, Some(text), out);
+                self.rest(now, not_now_status(&text), Some(text), out);
             }
             Err(error) => self.lost(now, &error, Status::FailedToUpdate, out),
         }
@@ -469,6 +470,14 @@ impl Sub {
     /// There is nothing to do until the machine changes.
     fn settle(&mut self, now: Moment, status: Status, out: &mut Vec<Action>) {
         self.set(status, None);
+        self.poll(now, self.settings.poll_wait, out);
+    }
+
+    /// There is no tree, and why there is none if the agent says so.
+    fn not_ready(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let fact = self.last.as_ref().and_then(|status| status.facts.first());
+        let detail = fact.map(|fact| format!("{}: {}", fact.path, fact.reason));
+        self.set(Status::SubNotReady, detail);
         self.poll(now, self.settings.poll_wait, out);
     }
 
@@ -515,13 +524,16 @@ impl Sub {
     }
 }
 
-/// What files take on a disk comes in blocks of so many bytes.
-const BLOCK: u64 = 4096;
-
-/// What an agent says when an update waits for leave to disturb.
-pub(crate) const DISRUPTION_PENDING: &str = "disruption pending";
-/// What an agent says when that leave was refused.
-pub(crate) const DISRUPTION_DENIED: &str = "disruption denied";
+/// An agent that can't carry an update out now says why at the beginning of its answer; reasons of its own may follow.
+fn not_now_status(text: &str) -> Status {
+    if text.starts_with(AgentError::DISRUPTION_PENDING) {
+        Status::DisruptionRequested
+    } else if text.starts_with(AgentError::DISRUPTION_DENIED) {
+        Status::DisruptionDenied
+    } else {
+        Status::Locked
+    }
+}
 
 fn unreachable_status(why: Unreachable) -> Status {
     match why {

@@ -260,6 +260,13 @@ pub enum Unreachable {
     Other,
 }
 
+impl AgentError {
+    /// How [`AgentError::NotNow`] begins when an update waits for leave to disturb the machine's users.
+    pub const DISRUPTION_PENDING: &'static str = "disruption pending";
+    /// How [`AgentError::NotNow`] begins when that leave was refused.
+    pub const DISRUPTION_DENIED: &'static str = "disruption denied";
+}
+
 /// What can go wrong with an agent.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
