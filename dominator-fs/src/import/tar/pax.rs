@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn values_may_hold_any_byte() {
         let mut records = Records::default();
-        records.add(b"30 SCHILY.xattr.user.a%3Db=x\n=y\n22 mtime=1700000000.5\n").unwrap();
+        records.add(b"32 SCHILY.xattr.user.a%3Db=x\n=y\n22 mtime=1700000000.5\n").unwrap();
         assert_eq!(records.mtime(), Ok(Timestamp::new(1_700_000_000, 500_000_000)));
         let (xattrs, dropped) = records.into_xattrs();
         assert_eq!((xattrs, dropped), (BTreeMap::from([(b"user.a=b".to_vec(), b"x\n=y".to_vec())]), 0));
