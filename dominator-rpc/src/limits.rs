@@ -14,8 +14,10 @@ pub const CHUNK: usize = Piece::MAX_DATA;
 pub const BATCH: usize = 256 * 1024;
 /// How many objects are named in one message.
 pub const IDS: usize = 16 * 1024;
-/// How many objects one call may name: 64 MB of ids.
+/// How many objects an order to fetch may name, and one call may add.
 pub const IDS_IN_CALL: usize = 2_000_000;
+/// How many objects one call may get. Whoever wants more calls again.
+pub const OBJECTS_IN_CALL: usize = 64 * 1024;
 /// How many directories one call may ask an agent for.
 pub const DIRECTORIES_IN_CALL: usize = 64 * 1024;
 /// How many bytes of directories one call may bring.
@@ -63,7 +65,11 @@ pub const CONNECTION_AGE: Duration = Duration::from_secs(3600);
 pub const GRACE: Duration = Duration::from_secs(5);
 /// How many handshakes a server makes at once.
 pub const HANDSHAKES: usize = 1024;
+/// How many of them with one address: strangers must not keep others out.
+pub const HANDSHAKES_OF_ADDRESS: usize = 128;
 /// How many connections a server holds at once.
 pub const CONNECTIONS: usize = 16 * 1024;
+/// How many of them with one address, behind which there may be many machines.
+pub const CONNECTIONS_OF_ADDRESS: usize = 4 * 1024;
 /// How many calls one connection may have under way.
 pub const STREAMS: u32 = 64;

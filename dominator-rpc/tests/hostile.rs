@@ -356,3 +356,50 @@ async fn words_from_afar_are_short_printable_and_said_once() {
     assert!(reason.len() <= 2 * limits::ERROR_TEXT && !reason.contains(char::is_control), "{}", reason.len());
     server.stop().await;
 }
+
+#[tokio::test]
+async fn one_address_can_not_take_all_handshakes() {
+    let (world, stores) = (World::new(), Stores::new());
+    let server = world.serve("imageserver", stores.services()).await;
+    let mut silent = Vec::new();
+    for _ in 0..limits::HANDSHAKES_OF_ADDRESS {
+        silent.push(tokio::net::TcpStream::connect(server.address).await.unwrap());
+    }
+    // One more is turned away at once, without a word.
+    let mut refused = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let read = tokio::io::AsyncReadExt::read(&mut refused, &mut [0; 1]).await;
+    assert!(!matches!(read, Ok(1)), "{read:?}");
+    assert_eq!(server.refusals.connections(), 1);
+    // Another address comes in.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let stream = socket.connect(server.address).await.unwrap();
+    let config = world.trust().client_config(&world.credentials("alice", ""), Role::ImageServer).unwrap();
+    let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    assert!(tokio::io::AsyncReadExt::read_u8(&mut stream).await.is_ok(), "the server speaks first");
+    drop(silent);
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn one_call_gets_a_bounded_number_of_objects_and_many_calls_get_them_all() {
+    let (world, stores) = (World::new(), Stores::new());
+    let id = stores.objects.put("x");
+    let server = world.serve("imageserver", stores.services()).await;
+    let many = limits::OBJECTS_IN_CALL + 1;
+    let channel = raw(&world, &server, "ObjectServer.GetObjects", Role::ImageServer).await;
+    let ids = Bytes::from(id.as_bytes().repeat(limits::IDS));
+    let batches = vec![v1::ObjectIds { ids }; many.div_ceil(limits::IDS)];
+    let mut client = v1::object_server_client::ObjectServerClient::new(channel);
+    refused(client.get_objects(stream::iter(batches)).await, Code::InvalidArgument, "the limit");
+    let objects = RemoteObjects::connect(&world.tls("subd", "ObjectServer.*"), &server.at()).await.unwrap();
+    let pieces = objects.objects(vec![id; many]).await.unwrap();
+    let begun = futures_util::StreamExt::fold(pieces, 0, async |begun, piece| {
+        begun + usize::from(matches!(piece.unwrap(), Piece::Begin { .. }))
+    });
+    assert_eq!(begun.await, many);
+    server.stop().await;
+}

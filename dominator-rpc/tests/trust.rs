@@ -118,6 +118,14 @@ async fn what_is_not_there_is_told_apart() {
     };
     assert_eq!(refusal(&tls, &nobody).await.0, Unreachable::Refused);
     assert_eq!(refusal(&tls, "no such name:1").await.0, Unreachable::Dns);
+    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let talk = async {
+        let (mut stream, _) = other.accept().await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"220 mail.example.org ESMTP\r\n").await.unwrap();
+    };
+    let ((_, text), ()) = tokio::join!(refusal(&tls, &address), talk);
+    assert!(text.contains("does not speak TLS"), "{text}");
     // A lazy client says so with its first call, again and again.
     let images = RemoteImages::lazy(&tls, &nobody);
     for _ in 0..2 {

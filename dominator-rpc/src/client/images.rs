@@ -75,7 +75,12 @@ impl RemoteImages {
         Ok(answer.get_ref().expires_at)
     }
 
+    /// Whole, or not at all: a server that never ends is left.
     async fn receive(&self, name: &ImageName, with_tree: bool) -> Result<Received, Status> {
+        within(limits::ORDER, self.receive_all(name, with_tree)).await
+    }
+
+    async fn receive_all(&self, name: &ImageName, with_tree: bool) -> Result<Received, Status> {
         let mut client = self.client.clone();
         let request = v1::GetImageRequest { name: name.to_string(), with_tree };
         let mut answer = within(limits::STALL, client.get_image(request)).await?.into_inner();

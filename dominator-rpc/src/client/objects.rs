@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use dominator_core::authorise::Role;
 use dominator_core::object::{ObjectHasher, ObjectId};
 use dominator_core::port::{Cause, ObjectSource, ObjectStore, Piece, Pieces, StoreError, Verified};
-use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -73,14 +73,32 @@ impl RemoteObjects {
             }
         }
         drop(requests);
-        let sent = offers.iter().copied().collect();
-        added(&mut answers, &sent).await
+        let answer = answers_of_add(&mut answers, || offers.len()).await?;
+        believed(answer, &offers.iter().copied().collect())
     }
 }
 
 #[async_trait]
 impl ObjectSource for RemoteObjects {
     async fn objects(&self, wanted: Vec<ObjectId>) -> Result<Pieces, StoreError> {
+        let mut portions = wanted.chunks(limits::OBJECTS_IN_CALL).map(<[_]>::to_vec);
+        let first = self.some_objects(portions.next().unwrap_or_default()).await?;
+        let rest: Vec<_> = portions.collect();
+        let client = self.clone();
+        let rest = stream::iter(rest).then(move |some| {
+            let client = client.clone();
+            async move { client.some_objects(some).await }
+        });
+        Ok(Pieces::new(first.chain(rest.try_flatten())))
+    }
+}
+
+impl RemoteObjects {
+    /// Objects of one call.
+    async fn some_objects(
+        &self,
+        wanted: Vec<ObjectId>,
+    ) -> Result<impl Stream<Item = Result<Piece, StoreError>> + Send + use<>, StoreError> {
         let tried = "getting objects failed";
         let requests: Vec<_> =
             wanted.chunks(limits::IDS).map(|some| v1::ObjectIds { ids: wire::ids(some) }).collect();
@@ -88,7 +106,7 @@ impl ObjectSource for RemoteObjects {
         let answer = within(limits::STALL, client.get_objects(stream::iter(requests))).await;
         let answer = answer.map_err(|status| store_error(tried, status))?.into_inner();
         let sequence = Sequence::of(wanted);
-        let pieces = stream::try_unfold((answer, sequence, VecDeque::new()), async move |state| {
+        Ok(stream::try_unfold((answer, sequence, VecDeque::new()), async move |state| {
             let (mut answer, mut sequence, mut ready) = state;
             while ready.is_empty() {
                 match next(&mut answer).await.map_err(|status| store_error(tried, status))? {
@@ -105,8 +123,7 @@ impl ObjectSource for RemoteObjects {
             let Some(piece) = ready.pop_front() else { return Ok(None) };
             sequence.step(&piece).map_err(StoreError::Protocol)?;
             Ok(Some((piece, (answer, sequence, ready))))
-        });
-        Ok(Pieces::new(pieces))
+        }))
     }
 }
 
@@ -135,7 +152,10 @@ impl ObjectStore for RemoteObjects {
         let pieces = pieces.take_while(move |piece| {
             let mut sent = noted.lock().unwrap_or_else(PoisonError::into_inner);
             match piece {
-                Ok(Piece::Begin { id, size }) => drop(sent.begun.insert(*id, *size)),
+                Ok(Piece::Begin { id, size }) => {
+                    sent.count += 1;
+                    sent.begun.insert(*id, *size);
+                }
                 Ok(Piece::Data(_)) => {}
                 Err(error) => sent.failed = Some(error.clone()),
             }
@@ -148,7 +168,9 @@ impl ObjectStore for RemoteObjects {
         let mut client = self.client.clone();
         let answers = within(limits::CALL, client.add_objects(requests)).await;
         let mut answers = answers.map_err(|status| store_error(ADDING, status))?.into_inner();
-        let answer = answers_of_add(&mut answers).await;
+        let answer =
+            answers_of_add(&mut answers, || sent.lock().unwrap_or_else(PoisonError::into_inner).count);
+        let answer = answer.await;
         let sent = std::mem::take(&mut *sent.lock().unwrap_or_else(PoisonError::into_inner));
         match sent.failed {
             Some(error) => Err(error),
@@ -160,6 +182,7 @@ impl ObjectStore for RemoteObjects {
 /// What went out in a call to add.
 #[derive(Default)]
 struct Sent {
+    count: usize,
     begun: HashMap<ObjectId, u64>,
     failed: Option<StoreError>,
 }
@@ -182,16 +205,10 @@ async fn wanted_of(
     }
 }
 
-async fn added(
-    answers: &mut Streaming<v1::AddObjectsReply>,
-    sent: &HashMap<ObjectId, u64>,
-) -> Result<Vec<Verified>, StoreError> {
-    believed(answers_of_add(answers).await?, sent)
-}
-
 /// What the other end says it keeps. The end may take its time: it makes everything durable first.
 async fn answers_of_add(
     answers: &mut Streaming<v1::AddObjectsReply>,
+    sent: impl Fn() -> usize,
 ) -> Result<Vec<(ObjectId, u64)>, StoreError> {
     let mut added = Vec::new();
     let failed = |status| store_error(ADDING, status);
@@ -200,6 +217,9 @@ async fn answers_of_add(
             return Err(StoreError::Protocol("an answer that is not known here, or out of order".into()));
         };
         added.extend(wire::sized_from(&objects).map_err(failed)?);
+        if added.len() > sent() {
+            return Err(StoreError::Protocol("more objects were added than were sent".into()));
+        }
     }
     Ok(added)
 }

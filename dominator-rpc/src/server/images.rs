@@ -11,7 +11,8 @@ use dominator_core::tree::{Directories as _, DirectoryId, Snapshot};
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Answer;
+use super::driven::Driven;
+use super::{Answer, next};
 use crate::authorise::Caller;
 use crate::v1;
 use crate::v1::add_image_request::Part as AddPart;
@@ -70,7 +71,8 @@ impl ImageServer for ImageService {
         let manifest = stream::iter(wire::chunks(image.encode())).map(|part| Ok(Part::Manifest(part)));
         let objects = stream::iter(tree).flat_map(tree_objects).map(|message| message.map(Part::Objects));
         let parts = manifest.chain(objects);
-        Ok(Response::new(parts.map(|part| part.map(|part| v1::GetImageReply { part: Some(part) })).boxed()))
+        let parts = parts.map(|part| part.map(|part| v1::GetImageReply { part: Some(part) }));
+        Ok(Response::new(Driven::stream(parts).boxed()))
     }
 
     type ListImagesStream = Answer<v1::ListImagesReply>;
@@ -132,12 +134,12 @@ fn may_change(caller: &Caller, image: &Image) -> bool {
 }
 
 async fn new_image(mut parts: Streaming<v1::AddImageRequest>) -> Result<(ImageName, Image), Status> {
-    let Some(v1::AddImageRequest { part: Some(AddPart::Name(name)) }) = parts.message().await? else {
+    let Some(v1::AddImageRequest { part: Some(AddPart::Name(name)) }) = next(&mut parts).await? else {
         return Err(invalid("an image that does not begin with its name"));
     };
     let name = wire::image_name(&name)?;
     let mut manifest = Collector::new("a manifest", Image::MAX_LEN);
-    while let Some(part) = parts.message().await? {
+    while let Some(part) = next(&mut parts).await? {
         match part.part {
             Some(AddPart::Manifest(data)) => manifest.push(&data)?,
             Some(AddPart::Name(_)) | None => return Err(invalid("an image with a part out of order")),

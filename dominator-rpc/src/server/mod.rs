@@ -14,7 +14,9 @@ use std::time::SystemTime;
 
 use dominator_core::authorise::{Access, Method};
 use dominator_core::port::{Agent, ImageStore, ObjectStore};
+use tokio::time::timeout;
 use tonic::service::{Routes, RoutesBuilder};
+use tonic::{Status, Streaming};
 
 use crate::authorise::methods;
 use crate::controller::FleetControl;
@@ -102,4 +104,10 @@ impl fmt::Debug for Services {
 }
 
 /// The stream of an answer.
-type Answer<T> = futures_util::stream::BoxStream<'static, Result<T, tonic::Status>>;
+type Answer<T> = futures_util::stream::BoxStream<'static, Result<T, Status>>;
+
+/// The next message of a caller, who must not keep us waiting: what a call holds, it would hold for ever.
+async fn next<T>(parts: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    let late = || Status::deadline_exceeded(format!("nothing came for {} s", limits::STALL.as_secs()));
+    timeout(limits::STALL, parts.message()).await.unwrap_or_else(|_| Err(late()))
+}

@@ -8,15 +8,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Answer;
-use super::driven::Driven;
+use super::driven::{Driven, Items};
+use super::{Answer, next};
 use crate::v1::add_objects_reply::Part as ReplyPart;
 use crate::v1::add_objects_request::Part as RequestPart;
 use crate::v1::object_server_server::ObjectServer;
 use crate::wire::{self, Sequence, invalid, store_status};
 use crate::{limits, v1};
 
-/// How many pieces and answers wait for those who take them.
+/// How many pieces wait for the store.
 const QUEUE: usize = 4;
 
 /// A store of objects, served.
@@ -30,15 +30,14 @@ impl ObjectServer for ObjectService {
         &self,
         request: Request<Streaming<v1::AddObjectsRequest>>,
     ) -> Result<Response<Self::AddObjectsStream>, Status> {
-        let (answers, answered) = mpsc::channel(QUEUE);
         let (pieces, taken) = mpsc::channel(QUEUE);
         let store = self.0.clone();
-        let work = async move {
+        let work = async move |answers: Items<v1::AddObjectsReply>| {
             let reading = read_all(request.into_inner(), store.clone(), answers.clone(), pieces);
             let adding = add_all(store.clone(), taken, answers.clone());
             tokio::try_join!(reading, adding).map(|_| ())
         };
-        Ok(Response::new(Driven::new(work, answered).boxed()))
+        Ok(Response::new(Driven::new(work).boxed()))
     }
 
     async fn check_objects(
@@ -60,12 +59,12 @@ impl ObjectServer for ObjectService {
     ) -> Result<Response<Self::GetObjectsStream>, Status> {
         let mut parts = request.into_inner();
         let mut wanted = Vec::new();
-        while let Some(part) = parts.message().await? {
-            wanted.extend(wire::ids_from(&part.ids, limits::IDS_IN_CALL - wanted.len())?);
+        while let Some(part) = next(&mut parts).await? {
+            wanted.extend(wire::ids_from(&part.ids, limits::OBJECTS_IN_CALL - wanted.len())?);
         }
         let pieces = self.0.objects(wanted).await.map_err(|error| store_status(&error))?;
         let pieces = pieces.map_err(|error| store_status(&error));
-        Ok(Response::new(wire::pack_pieces(pieces).boxed()))
+        Ok(Response::new(Driven::stream(wire::pack_pieces(pieces)).boxed()))
     }
 }
 
@@ -73,12 +72,13 @@ impl ObjectServer for ObjectService {
 async fn read_all(
     mut parts: Streaming<v1::AddObjectsRequest>,
     store: Arc<dyn ObjectStore>,
-    answers: mpsc::Sender<v1::AddObjectsReply>,
+    answers: Items<v1::AddObjectsReply>,
     pieces: mpsc::Sender<Result<Piece, StoreError>>,
 ) -> Result<(), Status> {
     let mut sequence = Sequence::any();
+    let mut begun = 0_usize;
     let breach = |why: String| store_status(&StoreError::Protocol(why));
-    while let Some(part) = parts.message().await? {
+    while let Some(part) = next(&mut parts).await? {
         match part.part {
             Some(RequestPart::Offer(offer)) => {
                 let offered: Vec<ObjectId> =
@@ -86,13 +86,15 @@ async fn read_all(
                 let sizes = store.sizes(&offered).await.map_err(|error| store_status(&error))?;
                 let missing = offered.iter().zip(sizes).filter(|(_, size)| size.is_none()).map(|(id, _)| id);
                 let wanted = ReplyPart::Wanted(v1::ObjectIds { ids: wire::ids(missing) });
-                if answers.send(v1::AddObjectsReply { part: Some(wanted) }).await.is_err() {
-                    return Ok(());
-                }
+                answers.give(v1::AddObjectsReply { part: Some(wanted) }).await?;
             }
             Some(RequestPart::Pieces(batch)) => {
                 for piece in wire::unpack(batch)? {
                     sequence.step(&piece).map_err(breach)?;
+                    begun += usize::from(matches!(piece, Piece::Begin { .. }));
+                    if begun > limits::IDS_IN_CALL {
+                        return Err(breach(format!("more than {} objects", limits::IDS_IN_CALL)));
+                    }
                     // A store that takes no more has failed, and its error is the answer.
                     if pieces.send(Ok(piece)).await.is_err() {
                         return Ok(());
@@ -109,16 +111,13 @@ async fn read_all(
 async fn add_all(
     store: Arc<dyn ObjectStore>,
     pieces: mpsc::Receiver<Result<Piece, StoreError>>,
-    answers: mpsc::Sender<v1::AddObjectsReply>,
+    answers: Items<v1::AddObjectsReply>,
 ) -> Result<(), Status> {
     let verified = store.add(Pieces::new(ReceiverStream::new(pieces))).await;
     let verified = verified.map_err(|error| store_status(&error))?;
     for batch in verified.chunks(limits::IDS) {
         let objects: Vec<_> = batch.iter().map(|object| (object.id(), object.size())).collect();
-        let added = v1::AddObjectsReply { part: Some(ReplyPart::Added(wire::sized(&objects))) };
-        if answers.send(added).await.is_err() {
-            return Ok(());
-        }
+        answers.give(v1::AddObjectsReply { part: Some(ReplyPart::Added(wire::sized(&objects))) }).await?;
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use dominator_core::view::{View, ViewId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Answer;
+use super::driven::Driven;
+use super::{Answer, next};
 use crate::v1::fetch_request::Part as FetchPart;
 use crate::v1::subd_server::Subd;
 use crate::v1::update_request::Part as UpdatePart;
@@ -38,7 +39,7 @@ impl Subd for SubdService {
     ) -> Result<Response<v1::SetViewReply>, Status> {
         let mut parts = request.into_inner();
         let mut encoding = Collector::new("a view", limits::VIEW);
-        while let Some(part) = parts.message().await? {
+        while let Some(part) = next(&mut parts).await? {
             encoding.push(&part.data)?;
         }
         let encoding = encoding.finish();
@@ -58,7 +59,7 @@ impl Subd for SubdService {
         let slices: Vec<Vec<ObjectId>> = ids.chunks(SLICE).map(<[_]>::to_vec).collect();
         let directories = stream::iter(slices).then(move |slice| directories(agent.clone(), slice));
         let pieces = wire::encodings(directories.try_flatten());
-        Ok(Response::new(wire::pack_pieces(pieces).boxed()))
+        Ok(Response::new(Driven::stream(wire::pack_pieces(pieces)).boxed()))
     }
 
     async fn fetch(
@@ -97,14 +98,14 @@ async fn directories(
 }
 
 async fn fetch_order(mut parts: Streaming<v1::FetchRequest>) -> Result<FetchRequest, Status> {
-    let Some(v1::FetchRequest { part: Some(FetchPart::Source(source)) }) = parts.message().await? else {
+    let Some(v1::FetchRequest { part: Some(FetchPart::Source(source)) }) = next(&mut parts).await? else {
         return Err(invalid("an order to fetch that does not begin with a source"));
     };
     if source.len() > limits::ADDRESS {
         return Err(invalid("the address of a source that is too long"));
     }
     let mut objects = Vec::new();
-    while let Some(part) = parts.message().await? {
+    while let Some(part) = next(&mut parts).await? {
         let Some(FetchPart::Objects(batch)) = part.part else {
             return Err(invalid("an order to fetch with a part that is not known here, or out of order"));
         };
@@ -117,12 +118,12 @@ async fn fetch_order(mut parts: Streaming<v1::FetchRequest>) -> Result<FetchRequ
 }
 
 async fn update_order(mut parts: Streaming<v1::UpdateRequest>) -> Result<UpdateRequest, Status> {
-    let Some(v1::UpdateRequest { part: Some(UpdatePart::Header(header)) }) = parts.message().await? else {
+    let Some(v1::UpdateRequest { part: Some(UpdatePart::Header(header)) }) = next(&mut parts).await? else {
         return Err(invalid("an update that does not begin with its header"));
     };
     let mut triggers = Collector::new("triggers", Triggers::MAX_JSON);
     let mut plan = Collector::new("a plan", limits::PLAN);
-    while let Some(part) = parts.message().await? {
+    while let Some(part) = next(&mut parts).await? {
         match part.part {
             Some(UpdatePart::Triggers(data)) => triggers.push(&data)?,
             Some(UpdatePart::Plan(data)) => plan.push(&data)?,

@@ -160,6 +160,12 @@ pub enum ConnectError {
         /// What was dialled.
         address: String,
     },
+    /// What answers is no server of this protocol.
+    #[error("{address} does not speak TLS; is the port right?")]
+    NoTls {
+        /// What was dialled.
+        address: String,
+    },
     /// Our own credentials can't be used.
     #[error("our own certificate can't be used")]
     Own(#[source] PkiError),
@@ -189,7 +195,7 @@ impl ConnectError {
             Self::Timeout { .. } => Unreachable::Timeout,
             Self::NoCertificate { .. } => Unreachable::MissingCertificate,
             Self::Untrusted { .. } | Self::Rejected { .. } | Self::Own(_) => Unreachable::BadCertificate,
-            Self::Closed { .. } | Self::Lost { .. } => Unreachable::Other,
+            Self::NoTls { .. } | Self::Closed { .. } | Self::Lost { .. } => Unreachable::Other,
         }
     }
 
@@ -213,6 +219,7 @@ impl ConnectError {
                     let known = dominator_pki::refusal(tls).map(|pki| crate::wire::text(pki));
                     return Self::Untrusted { address, reason: known.unwrap_or_else(|| tls.to_string()) };
                 }
+                rustls::Error::InvalidMessage(_) => return Self::NoTls { address },
                 _ => {}
             }
         }
@@ -227,20 +234,20 @@ impl ConnectError {
     }
 }
 
-/// What a server means by an alert about our certificate.
+/// What the other end means by an alert about our certificate, if it is one.
 #[expect(clippy::wildcard_enum_match_arm, reason = "other alerts are not about certificates")]
-fn rejection(alert: AlertDescription) -> Option<&'static str> {
+pub(super) fn rejection(alert: AlertDescription) -> Option<&'static str> {
     match alert {
         AlertDescription::CertificateExpired => {
             Some("it has expired or is not valid yet; renew it, check the clocks")
         }
-        AlertDescription::UnknownCA => Some("no authority the server trusts has signed it"),
+        AlertDescription::UnknownCA => Some("no authority that is trusted there has signed it"),
         AlertDescription::CertificateRevoked => Some("it was revoked"),
         AlertDescription::BadCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::AccessDenied
-        | AlertDescription::DecryptError => Some("the server's log says why"),
+        | AlertDescription::DecryptError => Some("the log there says why"),
         _ => None,
     }
 }

@@ -12,6 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::crowd::Place;
+
 /// Who is at the other end of a connection: verified once, when it was made.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -21,13 +23,16 @@ pub struct Peer {
     pub identity: Arc<Identity>,
 }
 
+/// The places a connection holds among all, and among those of its address.
+pub(super) type Places = (OwnedSemaphorePermit, Place);
+
 /// A connection that was accepted. It holds its place among the connections allowed, and ends when it is told to.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
     is_closed: bool,
-    _place: OwnedSemaphorePermit,
+    _places: Places,
 }
 
 impl Connection {
@@ -35,13 +40,13 @@ impl Connection {
         stream: TlsStream<TcpStream>,
         peer: Peer,
         mut close: watch::Receiver<bool>,
-        place: OwnedSemaphorePermit,
+        places: Places,
     ) -> Self {
         let closed = Box::pin(async move {
             // The sender lives until all connections are told to end; without one they end as well.
             drop(close.wait_for(|close| *close).await);
         });
-        Self { stream, peer, closed, is_closed: false, _place: place }
+        Self { stream, peer, closed, is_closed: false, _places: places }
     }
 }
 

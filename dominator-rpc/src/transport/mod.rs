@@ -2,6 +2,7 @@
 
 mod client;
 mod connection;
+mod crowd;
 mod server;
 mod tls;
 

@@ -7,14 +7,16 @@ use std::time::Duration;
 use dominator_pki::PkiError;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Router;
 
-use super::connection::{Connection, Peer};
+use super::client::rejection;
+use super::connection::{Connection, Peer, Places};
+use super::crowd::{Crowd, Place};
 use super::tls::Tls;
 use crate::authorise::{Authorise, Refusals};
 use crate::limits;
@@ -117,6 +119,8 @@ struct Door {
 impl Door {
     async fn accept(self, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
+        let connected = Crowd::new(limits::CONNECTIONS_OF_ADDRESS);
+        let arriving = Crowd::new(limits::HANDSHAKES_OF_ADDRESS);
         let door = Arc::new(self);
         let mut handshakes = JoinSet::new();
         loop {
@@ -128,7 +132,12 @@ impl Door {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, address)) => {
-                    handshakes.spawn(door.clone().admit(stream, address, place));
+                    let entered = (connected.enter(address.ip()), arriving.enter(address.ip()));
+                    if let (Some(share), Some(arrival)) = entered {
+                        handshakes.spawn(door.clone().admit(stream, address, (place, share), arrival));
+                    } else {
+                        door.refuse(address, &Refusal::Crowded);
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "can't accept connections; trying again");
@@ -138,23 +147,27 @@ impl Door {
         }
     }
 
-    async fn admit(self: Arc<Self>, stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) {
-        match self.handshake(stream, address, place).await {
+    async fn admit(self: Arc<Self>, stream: TcpStream, address: SocketAddr, places: Places, arrival: Place) {
+        let shaken = self.handshake(stream, address, places).await;
+        drop(arrival);
+        match shaken {
             // When nobody takes connections any more, the server is ending.
             Ok(connection) => drop(self.connections.send(Ok(connection)).await),
-            Err(refusal) => {
-                self.refusals.count_connection();
-                let reason = crate::wire::text(&refusal);
-                tracing::warn!(peer = %address, reason, "connection refused");
-            }
+            Err(refusal) => self.refuse(address, &refusal),
         }
+    }
+
+    fn refuse(&self, address: SocketAddr, refusal: &Refusal) {
+        self.refusals.count_connection();
+        let reason = crate::wire::text(refusal);
+        tracing::warn!(peer = %address, reason, "connection refused");
     }
 
     async fn handshake(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        place: OwnedSemaphorePermit,
+        places: Places,
     ) -> Result<Connection, Refusal> {
         stream.set_nodelay(true).map_err(Refusal::Handshake)?;
         let acceptor = TlsAcceptor::from(self.tls.server());
@@ -162,7 +175,7 @@ impl Door {
         let stream = stream.map_err(|_| Refusal::Timeout)?.map_err(Refusal::from_handshake)?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let identity = Arc::new(self.tls.identify(chain).map_err(Refusal::Certificate)?);
-        Ok(Connection::new(stream, Peer { address, identity }, self.closing.clone(), place))
+        Ok(Connection::new(stream, Peer { address, identity }, self.closing.clone(), places))
     }
 }
 
@@ -171,6 +184,12 @@ impl Door {
 enum Refusal {
     #[error("the handshake was not done in time")]
     Timeout,
+    #[error("its address has too many connections or handshakes already")]
+    Crowded,
+    #[error("it did not accept the certificate of this server: {0}")]
+    Rejected(&'static str),
+    #[error("it does not speak TLS")]
+    NoTls,
     #[error("the handshake failed")]
     Handshake(#[source] io::Error),
     #[error("its certificate is not accepted")]
@@ -186,6 +205,10 @@ impl Refusal {
             Some(tls @ rustls::Error::InvalidCertificate(_)) => Self::Unaccepted(
                 dominator_pki::refusal(tls).map_or_else(|| tls.to_string(), |pki| crate::wire::text(pki)),
             ),
+            Some(rustls::Error::AlertReceived(alert)) => {
+                rejection(*alert).map_or(Self::Handshake(error), Self::Rejected)
+            }
+            Some(rustls::Error::InvalidMessage(_)) => Self::NoTls,
             Some(rustls::Error::NoCertificatesPresented) => Self::Unaccepted("it showed none".into()),
             _ => Self::Handshake(error),
         }

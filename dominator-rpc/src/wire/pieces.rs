@@ -131,6 +131,9 @@ impl Sequence {
     }
 }
 
+/// What an object costs beside its bytes: a sender of endless empty ones must reach a limit, too.
+const OVERHEAD: u64 = 64;
+
 /// Joins and verifies small objects, each at most `limit` bytes and all together at most `total`.
 pub(crate) struct Assembler {
     sequence: Sequence,
@@ -151,7 +154,7 @@ impl Assembler {
         match piece {
             Piece::Begin { id, size } => {
                 let fits = usize::try_from(size).is_ok_and(|size| size <= self.limit);
-                let left = self.total.checked_sub(size).filter(|_| fits);
+                let left = self.total.checked_sub(size.saturating_add(OVERHEAD)).filter(|_| fits);
                 self.total =
                     left.ok_or_else(|| format!("object {id} of {size} bytes is more than allowed"))?;
                 self.current = Some((id, size, Vec::new()));
@@ -183,4 +186,17 @@ impl Assembler {
 /// A length as the protocol counts.
 pub(crate) fn length(bytes: &[u8]) -> u64 {
     u64::try_from(bytes.len()).expect("invariant: no platform has lengths of more than 64 bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endless_empty_objects_reach_a_limit() {
+        let mut assembler = Assembler::new(Sequence::any(), 1, 1_000_000);
+        let empty = Piece::Begin { id: ObjectId::of(b""), size: 0 };
+        let taken = (0..1_000_000).take_while(|_| assembler.push(empty.clone()).is_ok()).count();
+        assert!((1..100_000).contains(&taken), "{taken}");
+    }
 }
