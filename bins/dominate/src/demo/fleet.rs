@@ -150,7 +150,7 @@ impl Fleet {
         loop {
             let subs = self.subs().await?;
             let is = |sub: &SubInfo| {
-                sub.status == herd::Status::Synced.text() && sub.last_image.as_ref() == Some(image)
+                sub.status == herd::Status::Synced && sub.last_image.as_ref() == Some(image)
             };
             if subs.len() == MACHINES.len() && subs.iter().all(is) {
                 return Ok(());

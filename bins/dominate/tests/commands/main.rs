@@ -3,6 +3,7 @@
 
 mod check;
 mod enforce;
+mod judge;
 mod output;
 mod scan;
 
