@@ -17,9 +17,12 @@ packages=python3,gcc,g++,git,perl,vim,locales,linux-image-amd64,openssh-server,b
 make_archive() {
     mkdir -p "$cache"
     # Nothing a machine writes for itself belongs to an image; proc and sys are only mounted while packages are set up.
-    mmdebstrap --mode=root --variant=standard --include="$packages" \
+    rm -rf "$cache/root"
+    mmdebstrap --mode=root --variant=standard --format=directory --include="$packages" \
         --customize-hook='rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/tmp/*' \
-        bookworm "$archive.new" $mirror
+        bookworm "$cache/root" $mirror
+    tar --create --file "$archive.new" --directory "$cache/root" --numeric-owner --xattrs --xattrs-include='*' --format=pax .
+    rm -rf "$cache/root"
     mv "$archive.new" "$archive"
 }
 
