@@ -5,6 +5,7 @@
 
 mod event;
 mod required;
+mod spread;
 mod status;
 mod sub;
 

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::required::danger;
+use super::spread::Spread;
 use super::{Action, CompareError, Event, Moment, Required, Settings, Status, SubInfo, Updates, Wanted};
 use crate::path::ImagePath;
 use crate::plan::{Compared, Operation, Plan};
@@ -74,6 +75,7 @@ pub struct Sub {
     last_poll: Moment,
     /// How many polls were made one right after the other.
     haste: u32,
+    spread: Spread,
 }
 
 impl Sub {
@@ -101,7 +103,14 @@ impl Sub {
             failures: 0,
             last_poll: Moment::default(),
             haste: 0,
+            spread: Spread::default(),
         }
+    }
+
+    /// Tells this machine's pauses from those of others: machines that failed together are not tried again together.
+    #[must_use]
+    pub fn named(self, hostname: &str) -> Self {
+        Self { spread: Spread::of(hostname), ..self }
     }
 
     /// How the machine stands.
@@ -515,7 +524,7 @@ impl Sub {
     fn pause(&mut self) -> Duration {
         let doubled = self.settings.retry_min.saturating_mul(1 << self.failures.min(20));
         self.failures = self.failures.saturating_add(1);
-        doubled.min(self.settings.retry_max)
+        self.spread.within(doubled.min(self.settings.retry_max), self.failures)
     }
 
     fn set(&mut self, status: Status, detail: Option<String>) {
