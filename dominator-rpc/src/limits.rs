@@ -55,6 +55,8 @@ pub const CALL: Duration = Duration::from_secs(60);
 pub const STALL: Duration = Duration::from_secs(120);
 /// How long an order may take: a fetch or an update. It goes on beyond that; the next poll tells.
 pub const ORDER: Duration = Duration::from_secs(3600);
+/// How long a controller waits for the directories of one machine.
+pub const COMPARE: Duration = Duration::from_secs(900);
 /// How often a silent connection is probed.
 pub const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long a probe may go unanswered.

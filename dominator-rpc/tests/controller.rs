@@ -12,16 +12,21 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dominator_core::herd;
+use dominator_core::herd::{self, Status};
 use dominator_core::machine::{Machine, Mdb};
-use dominator_core::port::{Agent, AgentDialer, AgentError, ClusterStore, ImageStore};
+use dominator_core::port::{
+    Agent, AgentDialer, AgentError, ClusterStore, ClusterStoreError, ImageStore, Revision,
+};
 use dominator_core::tree::Snapshot;
 use dominator_core_testkit::{FakeAgent, MemoryCluster, MemoryMachines, image_of, tree_of};
 use dominator_rpc::client::{RemoteAgent, RemoteFleet, RemoteImages, Sources};
-use dominator_rpc::controller::{Controller, Fleet, FleetControl, Parts, Switch, Tuning};
+use dominator_rpc::controller::{
+    Controller, FixedMachines, Fleet, FleetControl, FleetError, Parts, SubInfo, Switch, Tuning, Updates,
+};
 use dominator_rpc::server::Services;
 use dominator_rpc::transport::Tls;
 use support::{Running, Stores, World};
@@ -116,14 +121,9 @@ impl Plant {
     }
 
     /// Waits until a machine stands so.
-    async fn standing(&self, name: &str, status: &str) {
-        loop {
-            let info = self.fleet.info(&[name.to_owned()]).await.unwrap();
-            if info.first().is_some_and(|info| info.status == status) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
+    async fn standing(&self, name: &str, status: Status) {
+        let stands = |sub: &SubInfo| sub.hostname == name && sub.status == status;
+        self.fleet.wait_until(|subs| subs.iter().any(stands)).await;
     }
 
     async fn stop(self) {
@@ -143,7 +143,7 @@ async fn every_machine_is_made_what_it_must_be_and_kept_so() {
     let db = plant.add_image("db/1", &[("/etc/motd", b"db"), ("/var/lib/db/x", b"")]).await;
     for (name, tree) in [("web1", &web), ("web2", &web), ("db1", &db)] {
         plant.updated(name, 1, tree).await;
-        plant.standing(name, "synced").await;
+        plant.standing(name, Status::Synced).await;
     }
     // Somebody logs in and changes a machine.
     let drifted = tree_of(&[("/etc/motd", b"pwned"), ("/bin/sh", b"#!"), ("/tmp/rootkit", b"x")]);
@@ -156,16 +156,14 @@ async fn every_machine_is_made_what_it_must_be_and_kept_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_that_comes_later_and_a_machine_that_gets_another() {
     let plant = Plant::new(&[("web1", "web/1")], Switch::Enabled).await;
-    plant.standing("web1", "image not ready").await;
+    plant.standing("web1", Status::ImageNotReady).await;
     let one = plant.add_image("web/1", &[("/a", b"1"), ("/b", b"1"), ("/c", b"1")]).await;
     plant.updated("web1", 1, &one).await;
     let two = plant.add_image("web/2", &[("/a", b"2"), ("/b", b"1"), ("/d/e/f", b"1")]).await;
     plant.mdb.send_replace(MemoryMachines::mdb([machine("web1", "web/2")]));
     plant.updated("web1", 2, &two).await;
     plant.mdb.send_replace(Mdb::default());
-    while !plant.fleet.subs().await.unwrap().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    plant.fleet.wait_until(<[_]>::is_empty).await;
     plant.stop().await;
 }
 
@@ -173,7 +171,7 @@ async fn an_image_that_comes_later_and_a_machine_that_gets_another() {
 async fn nothing_is_changed_while_updates_are_disabled() {
     let plant = Plant::new(&[("web1", "web/1")], Switch::Disabled).await;
     let tree = plant.add_image("web/1", &[("/etc/motd", b"web")]).await;
-    plant.standing("web1", "updates disabled").await;
+    plant.standing("web1", Status::UpdatesDisabled).await;
     assert_eq!(*plant.agents["web1"].0.updates().borrow(), 0);
     // The decision outlives the controller.
     let kept = plant.cluster.value("dominator/updates").await.unwrap();
@@ -185,7 +183,7 @@ async fn nothing_is_changed_while_updates_are_disabled() {
         RemoteFleet::connect(&plant.world.tls("alice", "Dominator.*"), &dominator.at()).await.unwrap();
     assert_eq!(remote.subs().await.unwrap(), ["web1"]);
     let info = remote.info(&[]).await.unwrap();
-    assert_eq!((info[0].hostname.as_str(), info[0].status.as_str()), ("web1", "updates disabled"));
+    assert_eq!((info[0].hostname.as_str(), info[0].status), ("web1", Status::UpdatesDisabled));
     let error = remote.switch_updates(Switch::Disabled, " ", "").await.unwrap_err();
     assert!(support::chain(&error).contains("reason"), "{error:?}");
     remote.switch_updates(Switch::Enabled, "all is well", "").await.unwrap();
@@ -208,7 +206,7 @@ async fn a_plan_that_deletes_too_much_waits_for_a_person() {
     plant.agents["web1"].0.become_like(&tree_of(&files));
     let tree = plant.add_image("web/1", &[("/etc/motd", b"web")]).await;
     plant.fleet.switch_updates(Switch::Enabled, "", "test").await.unwrap();
-    plant.standing("web1", "unsafe update").await;
+    plant.standing("web1", Status::UnsafeUpdate).await;
     assert_eq!(*plant.agents["web1"].0.updates().borrow(), 0);
     assert!(plant.fleet.clear_safety_shutoff("web1").await.unwrap());
     plant.updated("web1", 1, &tree).await;
@@ -223,7 +221,7 @@ async fn a_machine_that_is_away_says_why_and_is_caught_up_when_it_is_back() {
     let (agent, server) = plant.agents.remove("web1").unwrap();
     let address = server.address;
     server.stop().await;
-    plant.standing("web1", "connection refused").await;
+    plant.standing("web1", Status::ConnectionRefused).await;
     let tls = plant.world.tls("subd", "");
     let services = Services::new("test").agent(agent.clone());
     let back = dominator_rpc::transport::Server::bind(address, tls, services).await.unwrap();
@@ -231,7 +229,7 @@ async fn a_machine_that_is_away_says_why_and_is_caught_up_when_it_is_back() {
     let serving = tokio::spawn(back.serve(std::future::pending()));
     agent.updates().wait_for(|updates| *updates >= 2).await.unwrap();
     assert_eq!(agent.snapshot().id(), one.id());
-    plant.standing("web1", "synced").await;
+    plant.standing("web1", Status::Synced).await;
     serving.abort();
     plant.stop().await;
 }
@@ -250,4 +248,126 @@ async fn a_decision_that_can_not_be_read_is_not_guessed() {
         cluster,
     };
     assert!(Controller::new(parts, Tuning::default()).await.is_err());
+}
+
+/// Breaks down when the first machine is dialled for the first time.
+struct Clumsy {
+    agent: Arc<FakeAgent>,
+    stumbled: AtomicBool,
+}
+
+#[async_trait]
+impl AgentDialer for Clumsy {
+    async fn dial(&self, machine: &Machine) -> Result<Arc<dyn Agent>, AgentError> {
+        if machine.hostname == "web1" {
+            assert!(self.stumbled.swap(true, Ordering::Relaxed), "a fault that was overlooked");
+        }
+        Ok(self.agent.clone())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_in_the_care_of_one_machine_does_not_leave_it_alone_for_good() {
+    let stores = Stores::new();
+    let parts = Parts {
+        machines: Box::new(FixedMachines::new(["web1", "web2"].map(Machine::named))),
+        dialer: Arc::new(Clumsy { agent: support::fake_agent(), stumbled: AtomicBool::default() }),
+        images: stores.images.clone(),
+        source: String::new(),
+        cluster: Arc::new(MemoryCluster::default()),
+    };
+    let controller = Controller::new(parts, impatient()).await.unwrap();
+    let fleet = controller.fleet();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let ended = tokio::spawn(controller.run(async { drop(stopped.await) }));
+    let undefined = |sub: &SubInfo| sub.status == Status::ImageUndefined;
+    fleet.wait_until(|subs| subs.len() == 2 && subs.iter().all(undefined)).await;
+    stop.send(()).unwrap();
+    ended.await.unwrap();
+}
+
+/// A store in which nothing can be kept, and that takes its time to say so.
+struct Stuck;
+
+#[async_trait]
+impl ClusterStore for Stuck {
+    async fn value(&self, _: &str) -> Result<Option<(bytes::Bytes, Revision)>, ClusterStoreError> {
+        Ok(None)
+    }
+
+    async fn set(
+        &self,
+        _: &str,
+        _: bytes::Bytes,
+        _: Option<Revision>,
+    ) -> Result<Revision, ClusterStoreError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn whoever_says_stop_and_goes_away_has_stopped_the_updates() {
+    let parts = Parts {
+        machines: Box::new(FixedMachines::new([])),
+        dialer: Arc::new(Clumsy { agent: support::fake_agent(), stumbled: AtomicBool::default() }),
+        images: Stores::new().images,
+        source: String::new(),
+        cluster: Arc::new(Stuck),
+    };
+    let fleet = Controller::new(parts, impatient()).await.unwrap().fleet();
+    let stop = fleet.switch_updates(Switch::Disabled, "fire", "alice");
+    assert!(futures_util::FutureExt::now_or_never(stop).is_none(), "the disk is slow");
+    assert_eq!(fleet.updates().await.unwrap().switch, Switch::Disabled);
+    // To let go on is never assumed.
+    let start = fleet.switch_updates(Switch::Enabled, "out", "alice");
+    assert!(futures_util::FutureExt::now_or_never(start).is_none());
+    assert_eq!(fleet.updates().await.unwrap().switch, Switch::Disabled);
+}
+
+/// A fleet of which there is much to say.
+struct Wordy(Vec<SubInfo>);
+
+#[async_trait]
+impl FleetControl for Wordy {
+    async fn subs(&self) -> Result<Vec<String>, FleetError> {
+        Ok(self.0.iter().map(|sub| sub.hostname.clone()).collect())
+    }
+
+    async fn info(&self, _: &[String]) -> Result<Vec<SubInfo>, FleetError> {
+        Ok(self.0.clone())
+    }
+
+    async fn updates(&self) -> Result<Updates, FleetError> {
+        Ok(Updates::default())
+    }
+
+    async fn switch_updates(&self, _: Switch, _: &str, _: &str) -> Result<(), FleetError> {
+        Ok(())
+    }
+
+    async fn clear_safety_shutoff(&self, _: &str) -> Result<bool, FleetError> {
+        Ok(false)
+    }
+}
+
+#[tokio::test]
+async fn what_machines_complain_of_at_length_does_not_keep_the_others_from_being_listed() {
+    let wordy = |number: u32| SubInfo {
+        hostname: format!("web{number:04}"),
+        required_image: None,
+        planned_image: None,
+        last_image: None,
+        status: Status::FailedToUpdate,
+        detail: "no! ".repeat(5_000),
+        since: support::noon(),
+        last_heard: None,
+        unknown: 0,
+    };
+    let subs: Vec<_> = (0..1_000).map(wordy).collect();
+    let world = World::new();
+    let services = Services::new("test").fleet(Arc::new(Wordy(subs.clone())));
+    let dominator = world.serve("dominator", services).await;
+    let remote = RemoteFleet::connect(&world.tls("alice", ""), &dominator.at()).await.unwrap();
+    assert_eq!(remote.info(&[]).await.unwrap(), subs);
+    dominator.stop().await;
 }

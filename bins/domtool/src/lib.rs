@@ -95,7 +95,7 @@ async fn list(fleet: &RemoteFleet, status: Option<Status>) -> Result<Subs, Failu
         return fleet.subs().await.map(Subs::of).during(during);
     };
     let infos = fleet.info(&[]).await.during(during)?;
-    let standing = infos.into_iter().filter(|info| info.status == status.text());
+    let standing = infos.into_iter().filter(|info| info.status == status);
     Ok(Subs::of(standing.map(|info| info.hostname).collect()))
 }
 

@@ -54,7 +54,7 @@ impl Infos {
     pub(crate) fn of(infos: &[SubInfo]) -> Self {
         let info = |info: &SubInfo| Info {
             hostname: info.hostname.clone(),
-            status: info.status.clone(),
+            status: info.status.text().into(),
             detail: info.detail.clone(),
             since: seconds(info.since),
             last_heard: info.last_heard.map(seconds),

@@ -53,4 +53,22 @@ mod tests {
         assert!(names.is_sorted());
         assert_eq!(names.len(), TABLE.len());
     }
+
+    #[test]
+    fn the_table_holds_every_call_of_the_protocol_and_no_other() {
+        let protocol = [
+            include_str!("../../proto/dominator/v1/dominator.proto"),
+            include_str!("../../proto/dominator/v1/image_server.proto"),
+            include_str!("../../proto/dominator/v1/introspection.proto"),
+            include_str!("../../proto/dominator/v1/object_server.proto"),
+            include_str!("../../proto/dominator/v1/subd.proto"),
+        ];
+        let (mut service, mut calls) = ("", std::collections::BTreeSet::new());
+        for line in protocol.iter().flat_map(|text| text.lines()).map(str::trim) {
+            let word = |keyword| line.strip_prefix(keyword)?.split([' ', '(']).next();
+            service = word("service ").unwrap_or(service);
+            calls.extend(word("rpc ").map(|call| format!("{service}.{call}")));
+        }
+        assert_eq!(calls, methods().map(|(method, _)| method.to_string()).collect());
+    }
 }

@@ -12,6 +12,8 @@ use crate::transport::{Tls, connect};
 use crate::v1::dominator_client::DominatorClient;
 use crate::{limits, v1, wire};
 
+const OTHER_VERSION: &str = "a status not known here: the controller is of another version";
+
 /// A fleet whose controller is elsewhere. The `who` of a decision is what our certificate says, whatever is given.
 #[derive(Clone, Debug)]
 pub struct RemoteFleet {
@@ -102,7 +104,7 @@ fn sub_info(sub: v1::SubInfo) -> Result<SubInfo, Status> {
         required_image: image(sub.required_image)?,
         planned_image: image(sub.planned_image)?,
         last_image: image(sub.last_image)?,
-        status: sub.status,
+        status: sub.status.parse().map_err(|_| wire::invalid(OTHER_VERSION))?,
         detail: sub.detail,
         since: time(sub.since),
         last_heard: sub.last_heard.map(time),

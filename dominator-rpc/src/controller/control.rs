@@ -1,6 +1,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use dominator_core::herd::Status;
 use dominator_core::image::ImageName;
 use dominator_core::port::Cause;
 use thiserror::Error;
@@ -17,7 +18,8 @@ pub trait FleetControl: Send + Sync {
     /// Whether machines are changed, and who decided so.
     async fn updates(&self) -> Result<Updates, FleetError>;
 
-    /// Decides whether machines are changed. Durable when it returns.
+    /// Decides whether machines are changed. Durable when it returns. A prohibition is in force at once, even if it could
+    /// then not be kept durably.
     async fn switch_updates(&self, switch: Switch, reason: &str, who: &str) -> Result<(), FleetError>;
 
     /// Agrees, once, to the plan for a machine that was found unsafe. Whether there is such a machine; one that is not
@@ -36,8 +38,8 @@ pub struct SubInfo {
     pub planned_image: Option<ImageName>,
     /// The image it was last made to be, as far as is known.
     pub last_image: Option<ImageName>,
-    /// How it stands, in the words of the status table.
-    pub status: String,
+    /// How it stands.
+    pub status: Status,
     /// Why, if there is more to say; else empty.
     pub detail: String,
     /// Since when, to the second.

@@ -26,7 +26,24 @@ struct Inner {
     members: Mutex<BTreeMap<String, Member>>,
     updates: watch::Sender<Updates>,
     cluster: Arc<dyn ClusterStore>,
+    /// Held while a decision is taken, so that the last one kept is the last one in force.
+    deciding: tokio::sync::Mutex<()>,
+    changes: watch::Sender<u64>,
     begun: SystemTime,
+}
+
+/// Tells when a fleet has changed.
+#[derive(Clone, Debug)]
+pub struct Changes(watch::Receiver<u64>);
+
+impl Changes {
+    /// Waits until something about a machine has changed since the last call, or since [`Fleet::changes`]; for ever, when
+    /// the controller has ended. Many changes may be told as one. Safe to cancel.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// A machine of the fleet.
@@ -42,7 +59,30 @@ impl Fleet {
         // What can't be read may have been a prohibition: nobody is updated on a guess.
         let (updates, _) = read(&*cluster).await?;
         let (members, updates) = (Mutex::default(), watch::Sender::new(updates));
-        Ok(Self(Arc::new(Inner { members, updates, cluster, begun: SystemTime::now() })))
+        let (deciding, changes) = (tokio::sync::Mutex::default(), watch::Sender::default());
+        Ok(Self(Arc::new(Inner { members, updates, cluster, deciding, changes, begun: SystemTime::now() })))
+    }
+
+    /// Tells of changes from now on: look at the fleet after this, then again after each change.
+    pub fn changes(&self) -> Changes {
+        Changes(self.0.changes.subscribe())
+    }
+
+    /// Waits until `done` says so of all machines, which are shown to it now and after every change. Safe to cancel.
+    pub async fn wait_until(&self, mut done: impl FnMut(&[SubInfo]) -> bool) -> Vec<SubInfo> {
+        let mut changes = self.changes();
+        loop {
+            let subs = self.all();
+            if done(&subs) {
+                return subs;
+            }
+            changes.next().await;
+        }
+    }
+
+    /// The other end of [`Fleet::changes`].
+    pub(super) fn bell(&self) -> watch::Sender<u64> {
+        self.0.changes.clone()
     }
 
     pub(super) fn switch(&self) -> watch::Sender<Updates> {
@@ -54,6 +94,10 @@ impl Fleet {
         change(&mut self.0.members.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn all(&self) -> Vec<SubInfo> {
+        self.with_members(|members| members.values().map(|member| self.sub(member)).collect())
+    }
+
     fn sub(&self, member: &Member) -> SubInfo {
         let (machine, shown) = (member.machine.borrow(), member.shown.borrow());
         let time = |moment: Moment| self.0.begun.checked_add(moment.0).unwrap_or(self.0.begun);
@@ -62,7 +106,7 @@ impl Fleet {
             required_image: machine.required_image.clone(),
             planned_image: machine.planned_image.clone(),
             last_image: shown.info.last_image.clone(),
-            status: shown.info.status.text().into(),
+            status: shown.info.status,
             detail: shown.info.detail.clone().unwrap_or_default(),
             since: shown.since,
             last_heard: shown.info.last_reply.map(time),
@@ -78,10 +122,10 @@ impl FleetControl for Fleet {
     }
 
     async fn info(&self, hostnames: &[String]) -> Result<Vec<SubInfo>, FleetError> {
+        if hostnames.is_empty() {
+            return Ok(self.all());
+        }
         Ok(self.with_members(|members| {
-            if hostnames.is_empty() {
-                return members.values().map(|member| self.sub(member)).collect();
-            }
             let named: BTreeSet<_> = hostnames.iter().collect();
             named.into_iter().filter_map(|name| members.get(name)).map(|member| self.sub(member)).collect()
         }))
@@ -94,6 +138,11 @@ impl FleetControl for Fleet {
     async fn switch_updates(&self, switch: Switch, reason: &str, who: &str) -> Result<(), FleetError> {
         let decided = Updates { switch, reason: reason.into(), who: who.into(), when: SystemTime::now() };
         let text = serde_json::to_vec(&Stored::from(&decided)).map_err(|error| failed("writing", error))?;
+        let _deciding = self.0.deciding.lock().await;
+        if switch == Switch::Disabled {
+            // Before it is kept: whoever says "stop" must not wait for a disk, and a call that breaks off has stopped.
+            self.0.updates.send_replace(decided.clone());
+        }
         for _ in 0..ATTEMPTS {
             let (_, revision) = read(&*self.0.cluster).await?;
             match self.0.cluster.set(UPDATES, Bytes::from(text.clone()), revision).await {

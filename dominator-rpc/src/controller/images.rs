@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dominator_core::herd::{Required, Wanted};
 use dominator_core::image::{Image, ImageName};
-use dominator_core::port::{Cause, ImageStore, MachineTraits};
+use dominator_core::port::{Cause, ImageError, ImageStore, MachineTraits};
 use dominator_core::tree::Snapshot;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -16,6 +16,8 @@ use crate::wire::text;
 const KINDS: usize = 64;
 /// The pauses between two attempts to get an image: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The longest pause while the server says that there is no such image: that is soon told, and people wait for it.
+const ABSENT: Duration = Duration::from_secs(2);
 
 /// The images machines must be. Each is got once, for as long as a machine needs it.
 pub(super) struct ImageCache {
@@ -83,6 +85,10 @@ impl ImageCache {
                 Ok(image) => self.store.tree(&name).await.map(|tree| State::Ready(image, tree)),
                 Err(error) => Err(error),
             };
+            let longest = match &got {
+                Err(ImageError::NotFound { .. }) => ABSENT,
+                Ok(_) | Err(_) => RETRY.1,
+            };
             match got {
                 Ok(ready) => {
                     tracing::info!(image = %name, "image is ready");
@@ -99,7 +105,7 @@ impl ImageCache {
                     });
                 }
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pause.min(longest)).await;
             pause = (pause * 2).min(RETRY.1);
         }
     }
@@ -162,5 +168,56 @@ impl ImageChanges {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// A server that has no images.
+    #[derive(Default)]
+    struct Empty {
+        asked: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl ImageStore for Empty {
+        async fn list(&self) -> Result<Vec<ImageName>, ImageError> {
+            Ok(Vec::new())
+        }
+
+        async fn image(&self, name: &ImageName) -> Result<Arc<Image>, ImageError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            Err(ImageError::NotFound { name: name.clone() })
+        }
+
+        async fn tree(&self, name: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
+            Err(ImageError::NotFound { name: name.clone() })
+        }
+
+        async fn add(&self, _: &ImageName, _: Image) -> Result<(), ImageError> {
+            Ok(())
+        }
+
+        async fn delete(&self, _: &ImageName) -> Result<(), ImageError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_that_is_not_there_yet_is_soon_asked_for_again() {
+        let store = Arc::new(Empty::default());
+        let cache = ImageCache::new(store.clone());
+        let image = cache.image(&"web/1".parse().unwrap());
+        let minute = tokio::time::timeout(Duration::from_secs(60), cache.run());
+        assert!(minute.await.is_err(), "it goes on asking");
+        let asked = store.asked.load(Ordering::Relaxed);
+        assert!((29..=31).contains(&asked), "{asked} times in a minute");
+        assert!(matches!(image.wanted(), Wanted::NotReady(_, why) if why.contains("no image web/1")));
     }
 }

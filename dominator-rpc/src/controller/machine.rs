@@ -6,12 +6,13 @@ use dominator_core::machine::Machine;
 use dominator_core::port::{Agent, AgentError, Cause, FetchRequest, Unreachable, UpdateRequest};
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::compare::compare;
 use super::control::Switch;
 use super::images::{ImageChanges, KnownImage};
 use super::runtime::Shared;
+use crate::limits;
 
 /// What is known of a machine, for whoever looks at the fleet.
 #[derive(Clone, Debug)]
@@ -21,6 +22,7 @@ pub(super) struct Shown {
 }
 
 /// The ends of a machine's task that others hold.
+#[derive(Clone)]
 pub(super) struct Strings {
     /// What the machine must be. When it is dropped, the task ends.
     pub(super) machine: watch::Receiver<Machine>,
@@ -28,6 +30,17 @@ pub(super) struct Strings {
     pub(super) shown: watch::Sender<Shown>,
     /// An operator agrees to an unsafe plan.
     pub(super) cleared: Arc<Notify>,
+}
+
+impl Strings {
+    /// Shows that nobody looks after the machine for a moment.
+    pub(super) fn broke_down(&self, shared: &Shared) {
+        let detail =
+            Some("the controller failed on this machine, and will try again; its log says more".into());
+        let info = SubInfo { detail, ..SubInfo::default() };
+        self.shown.send_replace(Shown { info, since: SystemTime::now() });
+        shared.ring();
+    }
 }
 
 /// Drives the state machine of one machine: performs its actions and tells it what came of them.
@@ -54,7 +67,7 @@ impl Runner {
     pub(super) fn new(shared: Arc<Shared>, mut strings: Strings) -> Self {
         let machine = strings.machine.borrow_and_update().clone();
         let switch = shared.updates.subscribe();
-        let sub = Sub::new(shared.tuning.herd.clone());
+        let sub = Sub::new(shared.tuning.herd.clone()).named(&machine.hostname);
         Self { shared, strings, machine, switch, sub, image: None, agent: None, call: None, wake: None }
     }
 
@@ -94,7 +107,7 @@ impl Runner {
         let machine = self.strings.machine.borrow_and_update().clone();
         if machine.dial_host() != self.machine.dial_host() {
             // Nothing that was known holds for what stands at the other address.
-            self.sub = Sub::new(self.shared.tuning.herd.clone());
+            self.sub = Sub::new(self.shared.tuning.herd.clone()).named(&machine.hostname);
             (self.agent, self.call, self.wake) = (None, None, None);
         }
         self.machine = machine;
@@ -142,7 +155,7 @@ impl Runner {
 
     fn show(&self) {
         let info = self.sub.info();
-        self.strings.shown.send_if_modified(|shown| {
+        let changed = self.strings.shown.send_if_modified(|shown| {
             let (entered, changed) = (info.status != shown.info.status, info != shown.info);
             if entered {
                 shown.since = SystemTime::now();
@@ -152,6 +165,9 @@ impl Runner {
             shown.info = info;
             changed
         });
+        if changed {
+            self.shared.ring();
+        }
     }
 
     fn perform(&mut self, action: Action) {
@@ -184,7 +200,7 @@ impl Runner {
             Action::Require(_, _, traits) => {
                 let image = self.image.as_ref().map(|(image, _)| image.clone());
                 let image = image.ok_or_else(|| Event::Required(Err(Cause::new("no image is wanted"))))?;
-                told(async move { Event::Required(image.required(traits, &shared.comparing).await) })
+                told(async move { Event::Required(image.required(traits, &shared.computing).await) })
             }
             Action::SetView(required) => {
                 let agent = agent.map_err(|error| Event::ViewSet(Err(error)))?;
@@ -193,8 +209,12 @@ impl Runner {
             Action::Compare(required, tree) => {
                 let agent = agent.map_err(|error| Event::Compared(Err(error.into())))?;
                 told(async move {
-                    let (cache, room) = (&shared.directories, &shared.comparing);
-                    Event::Compared(compare(&*agent, required, tree, cache, room).await.map(Box::new))
+                    let place = shared.comparing.acquire().await;
+                    let (cache, room) = (&shared.directories, &shared.computing);
+                    let compared =
+                        timeout(limits::COMPARE, compare(&*agent, required, tree, cache, room)).await;
+                    drop(place);
+                    Event::Compared(compared.unwrap_or_else(|_| Err(too_slow().into())).map(Box::new))
                 })
             }
             Action::Fetch(objects) => {
@@ -243,6 +263,12 @@ fn not_connected() -> AgentError {
     AgentError::Unreachable { why: Unreachable::Other, cause }
 }
 
+fn too_slow() -> AgentError {
+    let limit = limits::COMPARE.as_secs();
+    let cause = Cause::new(format!("its directories did not come within {limit} s"));
+    AgentError::Unreachable { why: Unreachable::Timeout, cause }
+}
+
 async fn next_change(image: &mut Option<(Arc<KnownImage>, ImageChanges)>) {
     match image {
         Some((_, changes)) => changes.next().await,
@@ -265,6 +291,11 @@ async fn ended(call: &mut Option<BoxFuture<'static, Done>>) -> Done {
 }
 
 impl Shared {
+    /// Tells that something is shown that was not shown before.
+    fn ring(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// The time as the state machines count it.
     fn now(&self) -> Moment {
         Moment(self.begun.elapsed())

@@ -7,11 +7,13 @@
 mod compare;
 mod control;
 mod directories;
+mod fixed;
 mod fleet;
 mod images;
 mod machine;
 mod runtime;
 
 pub use control::{FleetControl, FleetError, SubInfo, Switch, Updates};
-pub use fleet::Fleet;
+pub use fixed::FixedMachines;
+pub use fleet::{Changes, Fleet};
 pub use runtime::{Controller, Parts, Tuning};

@@ -1,10 +1,12 @@
 use std::collections::btree_map::Entry;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dominator_core::herd::{self, SubInfo};
 use dominator_core::machine::{Machine, Mdb};
 use dominator_core::port::{AgentDialer, ClusterStore, ImageStore, MachineSource};
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -42,6 +44,9 @@ pub struct Tuning {
     pub dials: usize,
     /// How many comparisons are computed at once.
     pub comparisons: usize,
+    /// How many machines are compared at once, counting those that are waited for: the directories of so many are in
+    /// memory.
+    pub comparing: usize,
     /// How much room there is for directories of machines, in bytes of their encodings.
     pub directory_cache: usize,
 }
@@ -52,6 +57,7 @@ impl Default for Tuning {
             herd: herd::Settings::default(),
             dials: 128,
             comparisons: std::thread::available_parallelism().map_or(1, usize::from),
+            comparing: 128,
             directory_cache: 256 * 1024 * 1024,
         }
     }
@@ -65,7 +71,9 @@ pub(super) struct Shared {
     pub(super) updates: watch::Sender<Updates>,
     pub(super) directories: Arc<DirectoryCache>,
     pub(super) dialing: Semaphore,
+    pub(super) computing: Semaphore,
     pub(super) comparing: Semaphore,
+    pub(super) changes: watch::Sender<u64>,
     pub(super) begun: Instant,
     pub(super) tuning: Tuning,
 }
@@ -91,7 +99,9 @@ impl Controller {
             updates: fleet.switch(),
             directories: Arc::new(DirectoryCache::new(tuning.directory_cache)),
             dialing: Semaphore::new(tuning.dials.max(1)),
-            comparing: Semaphore::new(tuning.comparisons.max(1)),
+            computing: Semaphore::new(tuning.comparisons.max(1)),
+            comparing: Semaphore::new(tuning.comparing.max(1)),
+            changes: fleet.bell(),
             begun: Instant::now(),
             tuning,
         });
@@ -154,12 +164,31 @@ fn apply(mdb: Mdb, fleet: &Fleet, shared: &Arc<Shared>, tasks: &mut JoinSet<()>)
                 Entry::Vacant(place) => {
                     let (member, strings) = join(machine);
                     place.insert(member);
-                    tasks.spawn(Runner::new(shared.clone(), strings).run());
+                    tasks.spawn(look_after(shared.clone(), strings));
                 }
             }
         }
         tracing::info!(machines = members.len(), "fleet");
     });
+    shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+}
+
+/// Runs the task of a machine, and runs it anew when it breaks down: a fault in how one machine is looked after must not
+/// leave it alone for good, nor touch the others.
+async fn look_after(shared: Arc<Shared>, strings: Strings) {
+    let mut pause = shared.tuning.herd.retry_min;
+    loop {
+        let runner = AssertUnwindSafe(Runner::new(shared.clone(), strings.clone()).run());
+        // Nothing of the runner is used afterwards but these ends, whose values are replaced whole.
+        let Err(_) = runner.catch_unwind().await else { return };
+        tracing::error!(
+            sub = strings.machine.borrow().hostname,
+            "its task broke down; it will be started again"
+        );
+        strings.broke_down(&shared);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(shared.tuning.herd.retry_max);
+    }
 }
 
 fn join(machine: Machine) -> (Member, Strings) {

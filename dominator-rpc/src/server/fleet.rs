@@ -3,16 +3,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, stream};
+use prost::Message as _;
 use tonic::{Code, Request, Response, Status};
 
 use super::Answer;
 use crate::authorise::Caller;
 use crate::controller::{FleetControl, FleetError, SubInfo, Switch};
 use crate::v1::dominator_server::Dominator;
-use crate::wire::{invalid, text};
+use crate::wire::{Packed, Weighed, invalid, text};
 use crate::{limits, v1};
 
-/// How many machines go into one message.
+impl Weighed for v1::SubInfo {
+    fn weight(&self) -> usize {
+        self.encoded_len()
+    }
+}
+
+/// How many names of machines go into one message.
 const BATCH: usize = 500;
 
 /// A fleet, served.
@@ -39,9 +46,9 @@ impl Dominator for FleetService {
         request: Request<v1::GetInfoForSubsRequest>,
     ) -> Result<Response<Self::GetInfoForSubsStream>, Status> {
         let subs = self.0.info(&request.get_ref().hostnames).await.map_err(|error| status(&error))?;
-        let batch = |subs: &[SubInfo]| Ok(v1::GetInfoForSubsReply { subs: subs.iter().map(info).collect() });
-        let batches: Vec<_> = subs.chunks(BATCH).map(batch).collect();
-        Ok(Response::new(stream::iter(batches).boxed()))
+        let infos = stream::iter(subs).map(|sub| Ok(info(&sub)));
+        let batches = Packed::new(infos, limits::BATCH);
+        Ok(Response::new(batches.map(|subs| subs.map(|subs| v1::GetInfoForSubsReply { subs })).boxed()))
     }
 
     async fn enable_updates(
@@ -116,7 +123,7 @@ fn info(sub: &SubInfo) -> v1::SubInfo {
         required_image: image(&sub.required_image),
         planned_image: image(&sub.planned_image),
         last_image: image(&sub.last_image),
-        status: sub.status.clone(),
+        status: sub.status.text().into(),
         detail: sub.detail.clone(),
         since: seconds(sub.since),
         last_heard: sub.last_heard.map(seconds),

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
-use std::future::pending;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +13,9 @@ use async_trait::async_trait;
 use dominator_core::filter::Filter;
 use dominator_core::herd::Status;
 use dominator_core::image::{Image, ImageName};
-use dominator_core::machine::{Machine, Mdb};
+use dominator_core::machine::Machine;
 use dominator_core::port::{
-    Agent, AgentDialer, AgentError, Cause, MachineSource, MachineSourceError, ObjectSource, ObjectSources,
-    StoreError, Unreachable,
+    Agent, AgentDialer, AgentError, Cause, ObjectSource, ObjectSources, StoreError, Unreachable,
 };
 use dominator_core::trigger::Triggers;
 use dominator_fs::agent::{AgentConfig, LocalAgent};
@@ -29,7 +27,7 @@ use dominator_fs::store::cluster::DirectoryClusterStore;
 use dominator_fs::store::images::ImageStore;
 use dominator_fs::store::objects::ObjectStore;
 use dominator_fs::store::ports::{LocalImages, LocalObjects};
-use dominator_rpc::controller::{Controller, Fleet, FleetControl, Parts, Tuning};
+use dominator_rpc::controller::{Controller, FixedMachines, Fleet, Parts, SubInfo, Tuning};
 use tokio::sync::oneshot;
 
 /// How long the machines may take.
@@ -59,19 +57,6 @@ impl ObjectSources for OneStore {
     }
 }
 
-/// Machines that stay what they are.
-struct Fixed(Option<Mdb>);
-
-#[async_trait]
-impl MachineSource for Fixed {
-    async fn next(&mut self) -> Result<Mdb, MachineSourceError> {
-        match self.0.take() {
-            Some(mdb) => Ok(mdb),
-            None => pending().await,
-        }
-    }
-}
-
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let directory = tempfile::tempdir()?;
@@ -82,14 +67,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     make_image(&here.join("golden"), &image, &images)?;
 
     let sources = Arc::new(OneStore(Arc::new(LocalObjects::new(objects))));
-    let (mut mdb, mut agents) = (Mdb::default(), BTreeMap::new());
+    let (mut machines, mut agents) = (Vec::new(), BTreeMap::new());
     for host in ["web1", "web2"] {
-        let machine = Machine { required_image: Some(image.clone()), ..Machine::named(host) };
-        mdb.machines.insert(host.into(), machine);
+        machines.push(Machine { required_image: Some(image.clone()), ..Machine::named(host) });
         agents.insert(host.into(), Arc::new(start_agent(&here.join(host), sources.clone())?));
     }
     let parts = Parts {
-        machines: Box::new(Fixed(Some(mdb))),
+        machines: Box::new(FixedMachines::new(machines)),
         dialer: Arc::new(Here(agents)),
         images: Arc::new(LocalImages::new(images)),
         source: "here".into(),
@@ -102,11 +86,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let welcomes = ["web1", "web2"].map(|host| here.join(host).join("etc/motd"));
     println!("two empty machines");
-    tokio::time::timeout(PATIENCE, watch(&fleet, &welcomes)).await??;
+    tokio::time::timeout(PATIENCE, watch(&fleet, &welcomes)).await?;
     fs::write(here.join("web1/etc/motd"), "Go away.\n")?;
     fs::remove_dir_all(here.join("web2/etc"))?;
     println!("one was broken into, the other had an accident");
-    tokio::time::timeout(PATIENCE, watch(&fleet, &welcomes)).await??;
+    tokio::time::timeout(PATIENCE, watch(&fleet, &welcomes)).await?;
 
     drop(stop);
     Ok(running.await?)
@@ -142,20 +126,16 @@ fn start_agent(root: &Path, sources: Arc<dyn ObjectSources>) -> Result<LocalAgen
 }
 
 /// Shows how the machines stand until all of them are, also to the eye, what they must be.
-async fn watch(fleet: &Fleet, welcomes: &[PathBuf]) -> Result<(), Box<dyn Error>> {
+async fn watch(fleet: &Fleet, welcomes: &[PathBuf]) {
     let mut shown = BTreeMap::new();
-    loop {
-        let subs = fleet.info(&[]).await?;
-        for sub in &subs {
-            if shown.insert(sub.hostname.clone(), sub.status.clone()).as_ref() != Some(&sub.status) {
+    let done = |subs: &[SubInfo]| {
+        for sub in subs {
+            if shown.insert(sub.hostname.clone(), sub.status) != Some(sub.status) {
                 println!("  {}: {} {}", sub.hostname, sub.status, sub.detail);
             }
         }
-        let synced = subs.iter().all(|sub| sub.status == Status::Synced.text());
         let welcome = |path: &PathBuf| fs::read(path).is_ok_and(|text| text == b"Welcome.\n");
-        if synced && welcomes.iter().all(welcome) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        subs.iter().all(|sub| sub.status == Status::Synced) && welcomes.iter().all(welcome)
+    };
+    fleet.wait_until(done).await;
 }
