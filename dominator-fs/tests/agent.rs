@@ -453,6 +453,53 @@ async fn the_agents_own_files_are_protected_and_no_view_shows_them() {
 }
 
 #[tokio::test]
+async fn an_agent_without_a_view_notices_when_its_root_can_be_written_to() {
+    let mut machine = Machine::new();
+    machine.interval = Duration::from_millis(20);
+    let root = Root::open(machine.root.path()).unwrap();
+    let other = dominator_fs::update::Updater::new(root, Arc::new(dominator_fs::seam::Kernel)).unwrap();
+    let agent = machine.start();
+    let status = poll(&agent).await.status;
+    assert!(status.write_error.unwrap().contains("another agent"));
+    drop(other);
+    let wait = Duration::from_secs(60);
+    let request = PollRequest { known: Some(status.generation), wait, view: None };
+    let status = agent.poll(request).await.unwrap().status;
+    assert_eq!(status.write_error, None);
+}
+
+/// A small file-system needs privileges to be mounted; without them this is passed over.
+#[test]
+fn objects_for_another_image_make_room_for_those_that_are_wanted_now() {
+    use nix::mount::{MsFlags, mount};
+    let test = || {
+        let none: Option<&str> = None;
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
+            return;
+        }
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let machine = Machine::new();
+        mount(Some("tmpfs"), machine.root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=20m")).unwrap();
+        let of = |letter: &str| machine.offer(&letter.repeat(2 * 1024 * 1024));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let agent = machine.ready().await;
+            let (old, shared, new) = (of("o"), of("s"), of("n"));
+            // Room for one and a half.
+            machine.write("ballast", &"b".repeat(1024 * 1024));
+            agent.fetch(fetch(&[old])).await.unwrap();
+            agent.fetch(fetch(&[new])).await.unwrap();
+            agent.fetch(fetch(&[new])).await.unwrap();
+            let error = agent.fetch(fetch(&[new, shared])).await.unwrap_err();
+            assert!(matches!(error, AgentError::Fetch(StoreError::NoSpace { .. })), "{error}");
+            assert_eq!(agent.fetch(fetch(&[new])).await.unwrap(), FetchReport::default(), "it was kept");
+        });
+        nix::mount::umount2(machine.root.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    };
+    std::thread::spawn(test).join().unwrap();
+}
+
+#[tokio::test]
 async fn directories_that_are_gone_are_said_to_be() {
     let machine = Machine::new();
     let agent = machine.ready().await;
@@ -484,6 +531,18 @@ async fn a_directory_that_was_kept_is_told_until_it_is_free_to_go() {
     };
     let d = ImagePath::parse(b"/d").unwrap();
     assert_eq!(report.kept, std::slice::from_ref(&d));
+    tree(&agent).await;
+    assert!(poll(&agent).await.status.kept.contains(&d));
+    // Also after an update that does not name it again.
+    let recorded = loop {
+        let request = UpdateRequest { plan: Plan::default(), ..order(&agent, &required, "[]").await };
+        match agent.update(request).await {
+            Ok(report) => break report,
+            Err(AgentError::NotNow(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert!(recorded.kept.is_empty());
     tree(&agent).await;
     assert!(poll(&agent).await.status.kept.contains(&d));
     machine.read("d/mine").unwrap();

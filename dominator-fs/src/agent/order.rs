@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -78,16 +78,26 @@ fn wanted(
         what: "the objects kept beside the root can not be looked at".to_owned(),
         cause: Cause::new(error),
     };
-    let mut wanted = BTreeMap::new();
+    let (mut here, mut wanted) = (BTreeSet::new(), BTreeMap::new());
     for (id, size) in requested {
         // One of another length was damaged since; it is fetched again.
-        if cache.size(&id).map_err(fault)? != Some(size) {
+        if cache.size(&id).map_err(fault)? == Some(size) {
+            here.insert(id);
+        } else {
             wanted.insert(id, size);
         }
     }
-    let free = cache.free_space().map_err(fault)?;
-    let need = free.needed(wanted.values().copied());
-    if need > free.bytes { Err(StoreError::NoSpace { need, free: free.bytes }) } else { Ok(wanted) }
+    let room = || {
+        let free = cache.free_space().map_err(fault)?;
+        let need = free.needed(wanted.values().copied());
+        if need > free.bytes { Err(StoreError::NoSpace { need, free: free.bytes }) } else { Ok(()) }
+    };
+    if room().is_err() {
+        // What is kept for an image that is not wanted any more must not keep this one out.
+        cache.retain(&here).map_err(fault)?;
+        room()?;
+    }
+    Ok(wanted)
 }
 
 /// Takes a stream of objects to the disk, on a thread that may wait for it.
@@ -212,8 +222,10 @@ async fn ask(gate: Option<&dyn DisruptionGate>, activation: &Activation) -> Resu
     }
     match gate.request().await {
         GateAnswer::Permitted => Ok(()),
-        GateAnswer::Requested => Err(AgentError::NotNow("disruption pending".to_owned())),
-        GateAnswer::Denied(why) => Err(AgentError::NotNow(format!("disruption denied: {why}"))),
+        GateAnswer::Requested => Err(AgentError::NotNow(AgentError::DISRUPTION_PENDING.to_owned())),
+        GateAnswer::Denied(why) => {
+            Err(AgentError::NotNow(format!("{}: {why}", AgentError::DISRUPTION_DENIED)))
+        }
     }
 }
 

@@ -35,26 +35,35 @@ impl Drop for ScanThread {
 
 fn run(shared: &Shared, interval: Duration) {
     let mut due = Instant::now();
-    while let Some(assignment) = wait(shared, due) {
-        scan(shared, &assignment);
+    while let Some(duty) = wait(shared, due) {
+        if let Duty::Scan(assignment) = duty {
+            scan(shared, &assignment);
+        }
+        // Also when nothing can be scanned: a controller sends no view to a machine it takes for unwritable.
         shared.look_at_the_disk_if_idle();
         due = Instant::now() + interval;
     }
 }
 
+/// What the thread does next.
+enum Duty {
+    Scan(Assignment),
+    /// A scan is due, but there is no view, or an update is being made; when that ends, a scan is wanted.
+    LookAtTheDisk,
+}
+
 /// Waits until a scan is due or wanted; nothing when the agent stops.
-fn wait(shared: &Shared, due: Instant) -> Option<Assignment> {
+fn wait(shared: &Shared, due: Instant) -> Option<Duty> {
     let mut state = shared.lock();
     loop {
         let left = due.saturating_duration_since(Instant::now());
         match state.next_scan(left.is_zero()) {
-            Next::Scan(assignment) => return Some(assignment),
+            Next::Scan(assignment) => return Some(Duty::Scan(assignment)),
             Next::Stop => return None,
+            Next::Wait if left.is_zero() => return Some(Duty::LookAtTheDisk),
             Next::Wait => {}
         }
-        // When one is due but can't be made, whoever changes that wakes this.
-        let patience = if left.is_zero() { Duration::from_secs(3600) } else { left };
-        let waited = shared.wake.wait_timeout(state, patience);
+        let waited = shared.wake.wait_timeout(state, left);
         state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
     }
 }

@@ -218,7 +218,8 @@ impl State {
     }
 
     pub(super) fn updated(&mut self, kept: impl IntoIterator<Item = ImagePath>, error: Option<String>) {
-        self.kept = kept.into_iter().collect();
+        // Those of earlier updates too, which a plan names only once: the next scan drops what is held no longer.
+        self.kept.extend(kept);
         self.last_update_error = error;
         self.forget_scan();
     }

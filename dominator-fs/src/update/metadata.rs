@@ -97,7 +97,7 @@ pub(crate) fn dress(seam: &dyn Seam, at: At<'_>, wanted: &Attributes, rules: Rul
 }
 
 /// Changes the metadata of an inode that others may be using. `handle` is the inode itself. In between, nobody has more
-/// access than both before and after, and no set-uid bit is left.
+/// access than both before and after, no set-uid bit is left, and a sticky directory is never open to everybody.
 pub(crate) fn redress(
     seam: &dyn Seam,
     handle: BorrowedFd<'_>,
@@ -110,7 +110,9 @@ pub(crate) fn redress(
     if let (Some(old), Some(new)) = (before.mode, wanted.mode) {
         // Without privileges, one's own access is needed for the rest.
         let own = if rules.ownership == Ownership::Ignored { 0o700 } else { 0 };
-        let between = Mode::from_st_mode(u32::from(old.bits() & new.bits() & 0o777) | own);
+        // The sticky bit is the one that takes access away.
+        let sticky = u32::from((old.bits() | new.bits()) & 0o1000);
+        let between = Mode::from_st_mode(u32::from(old.bits() & new.bits() & 0o777) | sticky | own);
         if between != old && (chown || old != new) {
             seam.chmod(at, between)?;
         }

@@ -51,6 +51,8 @@ pub struct Updater {
     seam: Arc<dyn Seam>,
     work: WorkDirectory,
     objects: ObjectCache,
+    /// Whether there may be changes of an earlier attempt, also of a process that died, that no power cut must find.
+    unsettled: bool,
 }
 
 impl Updater {
@@ -61,7 +63,7 @@ impl Updater {
     pub fn new(root: Root, seam: Arc<dyn Seam>) -> Result<Self, WorkError> {
         let work = WorkDirectory::open(&root, &*seam)?;
         let objects = ObjectCache::open(Arc::clone(&work.objects), Arc::clone(&seam))?;
-        Ok(Self { root, seam, work, objects })
+        Ok(Self { root, seam, work, objects, unsettled: true })
     }
 
     /// Where the objects an update needs are taken in before it.

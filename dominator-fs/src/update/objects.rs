@@ -1,3 +1,5 @@
+#[cfg(feature = "tokio")]
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -76,6 +78,14 @@ impl ObjectCache {
     /// What the kernel says.
     pub fn clear(&self) -> io::Result<()> {
         names_in(self.dir.as_fd())?.iter().try_for_each(|name| self.remove_name(name))
+    }
+
+    /// Removes every object but these.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn retain(&self, wanted: &BTreeSet<ObjectId>) -> io::Result<()> {
+        let wanted: BTreeSet<_> = wanted.iter().map(|id| id.to_string().into_bytes()).collect();
+        let names = names_in(self.dir.as_fd())?;
+        names.iter().filter(|name| !wanted.contains(*name)).try_for_each(|name| self.remove_name(name))
     }
 
     pub(crate) fn remove(&self, id: &ObjectId) -> io::Result<()> {

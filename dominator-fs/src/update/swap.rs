@@ -50,6 +50,9 @@ impl<'u> Staged<'u> {
     /// [`UpdateError::Halted`] when going on would have been wrong: everything was undone.
     pub fn swap(self) -> Result<Swapped<'u>, UpdateError> {
         let Staged { updater, rules, steps, deleted, failures, taken } = self;
+        // DURABILITY: until this update is settled, the one that follows has it to settle as well: it plans only what it
+        // sees missing, and claims the whole.
+        let wait_for_all = std::mem::replace(&mut updater.unsettled, true);
         let failed = failures.iter().map(|failure| failure.path.clone()).collect();
         let mut swap = Swap {
             updater: &*updater,
@@ -60,7 +63,7 @@ impl<'u> Staged<'u> {
             done: Vec::new(),
             touched: BTreeSet::new(),
             changed: BTreeSet::new(),
-            wait_for_all: false,
+            wait_for_all,
             report: UpdateReport { failures, ..UpdateReport::default() },
         };
         if let Err((path, source)) = swap.all(steps) {
@@ -96,6 +99,7 @@ impl Swapped<'_> {
     /// [`UpdateError::NotDurable`] when the disk would not confirm it.
     pub fn commit(self) -> Result<Committed, UpdateError> {
         let durable = self.settle().map_err(UpdateError::NotDurable)?;
+        self.updater.unsettled = false;
         if let Err(error) = self.updater.work.remove_debris(&*self.updater.seam) {
             // It is out of everybody's sight, and removed before the next update.
             tracing::warn!(%error, "what the update displaced could not be removed yet");
@@ -116,15 +120,17 @@ impl Swapped<'_> {
                 Err(_) => return publish::settle_all(&**seam, root.as_fd()),
             }
         }
-        let open = |path: &ImagePath| match root.directory(path) {
-            Ok(dir) => Some(dir),
-            // It was deleted, or replaced; the directory it was in is touched, too.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                None
+        let mut dirs: Vec<OwnedFd> = Vec::new();
+        for path in &self.touched {
+            match root.directory(path) {
+                Ok(dir) => dirs.push(dir),
+                // It was deleted, or replaced; the directory it was in is touched, too.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+                // It is there, but can't be waited for alone.
+                Err(_) => return publish::settle_all(&**seam, root.as_fd()),
             }
-            Err(_) => None,
-        };
-        let dirs: Vec<OwnedFd> = self.touched.iter().filter_map(open).collect();
+        }
         publish::directories(&**seam, dirs.iter().map(AsFd::as_fd))
     }
 }
@@ -218,7 +224,8 @@ impl Swap<'_> {
                 Ok(exchanged) => {
                     self.touch_parent(path);
                     if exchanged {
-                        return self.check_displaced(path, at, slot);
+                        self.done.push(Undo::Exchanged { path: path.clone(), slot: slot.clone() });
+                        return self.check_displaced(path, at, staged);
                     }
                     self.done.push(Undo::Placed { path: path.clone(), slot });
                     return Ok(());
@@ -251,19 +258,24 @@ impl Swap<'_> {
         Ok(())
     }
 
-    /// Looks again at what was displaced, now that nobody can reach it any more.
-    fn check_displaced(&mut self, path: &ImagePath, at: At<'_>, slot: Vec<u8>) -> Result<(), Trouble> {
-        let Updater { root, seam, work, .. } = self.updater;
-        let staged = At::new(work.staging.as_fd(), &slot);
-        if is_directory(inode_at(staged.dir, staged.name)?.stx_mode) {
-            let displaced = open_directory(staged)?;
-            if let Some(held) = held_by(root, displaced.as_fd(), path, &self.deleted)? {
-                publish::exchange(&**seam, staged, at)?;
-                return Err(Trouble::Path(format!("a directory stands there and must not go: {held}")));
+    /// Looks again at what was displaced, now that nobody can reach it any more. It is put back when it must not go, or
+    /// can't be looked at; when even that fails, everything is undone, as what is displaced is removed in the end.
+    fn check_displaced(&mut self, path: &ImagePath, at: At<'_>, staged: At<'_>) -> Result<(), Trouble> {
+        let Updater { root, seam, .. } = self.updater;
+        let held = || {
+            if !is_directory(inode_at(staged.dir, staged.name)?.stx_mode) {
+                return Ok(None);
             }
-        }
-        self.done.push(Undo::Exchanged { path: path.clone(), slot });
-        Ok(())
+            held_by(root, open_directory(staged)?.as_fd(), path, &self.deleted)
+        };
+        let trouble = match held() {
+            Ok(None) => return Ok(()),
+            Ok(Some(held)) => Trouble::Path(format!("a directory stands there and must not go: {held}")),
+            Err(error) => error.into(),
+        };
+        publish::exchange(&**seam, staged, at).map_err(Trouble::Halt)?;
+        self.done.pop();
+        Err(trouble)
     }
 
     fn directory(&mut self, path: &ImagePath, slot: Vec<u8>, attributes: Attributes) -> Result<(), Trouble> {
@@ -332,6 +344,9 @@ impl Swap<'_> {
         }
         let file = handle(self.updater, path)?;
         let stat = inode_of(&file)?;
+        if self.updater.root.is_elsewhere(&stat) {
+            return Err(Trouble::because("something is mounted there"));
+        }
         let same = |other: &ImagePath| {
             let (dir, name) = self.updater.root.parent(other)?;
             io::Result::Ok(same_inode(&inode_at(&dir, name.as_bytes())?, &stat))
@@ -372,7 +387,12 @@ impl Swap<'_> {
             other => other?,
         };
         if self.updater.root.is_elsewhere(&stat) {
-            return Err(Trouble::because("something is mounted there"));
+            // Where a file-system is mounted, a directory holds what is not in view.
+            return if directory && is_directory(stat.stx_mode) {
+                Ok(Outcome::Kept)
+            } else {
+                Err(Trouble::because("something is mounted there"))
+            };
         }
         if is_directory(stat.stx_mode) != directory {
             return Err(Trouble::because("it changed since it was scanned"));
@@ -386,12 +406,14 @@ impl Swap<'_> {
         let slot = work.slot();
         let aside = At::new(work.aside.as_fd(), &slot);
         publish::place(&**seam, at, aside)?;
+        self.touch_parent(path);
+        self.done.push(Undo::Deleted { path: path.clone(), slot: slot.clone() });
         if is_directory(inode_at(aside.dir, aside.name)?.stx_mode) {
-            publish::place(&**seam, aside, at)?;
+            // What lies aside is removed in the end: if it can't go back now, everything is undone.
+            publish::place(&**seam, aside, at).map_err(Trouble::Halt)?;
+            self.done.pop();
             return Err(Trouble::because("it changed since it was scanned"));
         }
-        self.touch_parent(path);
-        self.done.push(Undo::Deleted { path: path.clone(), slot });
         Ok(Outcome::Done)
     }
 

@@ -226,6 +226,7 @@ fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
         machine.offer(b"x");
         let plan = vec![
             set(&["/a/mnt"], directory(0o711)),
+            set(&["/a/mnt/file"], file(0o600, b"mounted")),
             put("/a", file(0o644, b"x")),
             put("/a/mnt", symlink("x")),
             put("/a/mnt/new", symlink("x")),
@@ -233,7 +234,10 @@ fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
             delete_directory("/a/mnt"),
         ];
         let report = machine.apply(plan).unwrap();
-        assert_eq!(failed_paths(&report), ["/a", "/a/mnt", "/a/mnt/new", "/a/mnt/file", "/a/mnt"]);
+        let failed = ["/a/mnt/file", "/a", "/a/mnt", "/a/mnt/new", "/a/mnt/file"];
+        assert_eq!(failed_paths(&report), failed);
+        assert_ne!(machine.mode("/a/mnt/file"), 0o600);
+        assert_eq!(report.kept, [path("/a/mnt")], "it is told of, but no failure: nobody can do anything");
         assert_eq!((machine.read("/a/mnt/file"), machine.mode("/a/mnt")), (b"mounted".to_vec(), 0o711));
     });
 }
@@ -298,10 +302,11 @@ fn an_update_that_needs_more_room_than_there_is_does_not_begin() {
 mod faults {
     use std::fs::File;
     use std::os::fd::BorrowedFd;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use dominator_core::inode::{Mode, Timestamp};
-    use dominator_fs::root::inode_at;
+    use dominator_fs::root::{Statx, inode_at};
     use dominator_fs::seam::{At, Node, Remove, Rename, Seam};
 
     use super::*;
@@ -314,6 +319,11 @@ mod faults {
         failing: AtomicUsize,
         /// Who may own set-uid files.
         privileged: u32,
+        /// How often the whole file-system was waited for.
+        syncs: AtomicUsize,
+        /// A directory that somebody puts a file into as soon as it is displaced; the next exchange fails.
+        visited: Mutex<Option<std::path::PathBuf>>,
+        exchanges: AtomicUsize,
     }
 
     impl Faulty {
@@ -325,21 +335,25 @@ mod faults {
             real()
         }
 
-        fn is_privileged(at: At<'_>) -> bool {
-            let stat = if at.name.is_empty() {
+        fn stat(at: At<'_>) -> Statx {
+            if at.name.is_empty() {
                 dominator_fs::root::inode_of(at.dir).unwrap()
             } else {
                 inode_at(at.dir, at.name).unwrap()
-            };
-            stat.stx_mode & 0o170_000 == 0o100_000 && stat.stx_mode & 0o6000 != 0
+            }
+        }
+
+        fn is_privileged(at: At<'_>) -> bool {
+            let mode = Self::stat(at).stx_mode;
+            mode & 0o170_000 == 0o100_000 && mode & 0o6000 != 0
+        }
+
+        fn is_directory(at: At<'_>) -> bool {
+            Self::stat(at).stx_mode & 0o170_000 == 0o040_000
         }
 
         fn owner(at: At<'_>) -> u32 {
-            if at.name.is_empty() {
-                dominator_fs::root::inode_of(at.dir).unwrap().stx_uid
-            } else {
-                inode_at(at.dir, at.name).unwrap().stx_uid
-            }
+            Self::stat(at).stx_uid
         }
     }
 
@@ -369,12 +383,22 @@ mod faults {
             self.call(|| Kernel.link(from, to))
         }
         fn rename(&self, from: At<'_>, to: At<'_>, rename: Rename) -> io::Result<()> {
+            let visited = self.visited.lock().unwrap();
+            if let (Some(staging), Rename::Exchange) = (&*visited, rename) {
+                if self.exchanges.fetch_add(1, Ordering::SeqCst) == 1 {
+                    return Err(rustix::io::Errno::IO.into());
+                }
+                Kernel.rename(from, to, rename)?;
+                let slot = std::str::from_utf8(from.name).unwrap();
+                return std::fs::write(staging.join(slot).join("late"), b"precious").or(Ok(()));
+            }
             self.call(|| Kernel.rename(from, to, rename))
         }
         fn remove(&self, at: At<'_>, remove: Remove) -> io::Result<()> {
             self.call(|| Kernel.remove(at, remove))
         }
         fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
+            assert!(!Self::is_directory(at) || mode.bits() & 0o1002 != 2, "everybody may delete in there");
             if mode.bits() & 0o6000 != 0 {
                 assert_eq!(Self::owner(at), self.privileged, "a set-uid bit met the wrong owner");
             }
@@ -397,19 +421,21 @@ mod faults {
             self.call(|| Kernel.fsync(fd))
         }
         fn syncfs(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
             self.call(|| Kernel.syncfs(fd))
         }
     }
 
     fn operations(uid: u32) -> Vec<Operation> {
-        let mut tool = file(0o4755, b"tool");
-        tool.uid = uid;
+        let (mut tool, mut shared) = (file(0o4755, b"tool"), directory(0o1777));
+        (tool.uid, shared.uid) = (uid, uid);
         let mut noted = file(0o640, b"n");
         noted.xattrs.insert(b"user.note", b"new").unwrap();
         vec![
             set(&["/"], directory(0o751)),
             make("/was-file", 0o755),
             set(&["/dir"], directory(0o700)),
+            set(&["/shared"], shared),
             put("/was-file/new", symlink("x")),
             put("/was-dir", file(0o600, b"tool")),
             put("/tool", tool),
@@ -427,6 +453,8 @@ mod faults {
             machine.write(at, b"n");
         }
         std::fs::create_dir(machine.at("/dir/empty")).unwrap();
+        std::fs::create_dir(machine.at("/shared")).unwrap();
+        std::fs::set_permissions(machine.at("/shared"), PermissionsExt::from_mode(0o1777)).unwrap();
         machine.write("/tool", b"old");
         std::fs::set_permissions(machine.at("/tool"), PermissionsExt::from_mode(0o4755)).unwrap();
         machine.offer(b"tool");
@@ -475,6 +503,42 @@ mod faults {
         }
         assert!(undone > 10, "only {undone} updates were undone");
         assert_ne!(old, new);
+    }
+
+    /// A machine whose updater goes through that seam.
+    fn with_seam(seam: Arc<Faulty>) -> Machine {
+        let Machine { dir, root, updater, view } = Machine::new();
+        drop(updater);
+        let updater = Updater::new(root.clone(), seam).unwrap();
+        Machine { dir, root, updater, view }
+    }
+
+    #[test]
+    fn what_a_dead_attempt_left_in_the_tree_is_durable_before_anything_is_claimed() {
+        let mut machine = Machine::new();
+        let plan = Plan { operations: vec![put("/new", symlink("x"))] };
+        // Put in place, and never waited for.
+        drop(machine.updater.prepare(&plan, &machine.view).unwrap().swap().unwrap());
+        let Machine { dir, root, updater, view } = machine;
+        drop(updater);
+        let seam = Arc::new(Faulty::default());
+        let updater = Updater::new(root.clone(), Arc::clone(&seam) as Arc<dyn Seam>).unwrap();
+        let mut machine = Machine { dir, root, updater, view };
+        machine.applied(vec![]);
+        assert_eq!(seam.syncs.load(Ordering::SeqCst), 1);
+        machine.applied(vec![]);
+        assert_eq!(seam.syncs.load(Ordering::SeqCst), 1, "there is nothing left to wait for");
+    }
+
+    #[test]
+    fn what_somebody_puts_into_a_directory_at_the_last_moment_is_not_lost() {
+        let seam = Arc::new(Faulty::default());
+        let mut machine = with_seam(Arc::clone(&seam));
+        std::fs::create_dir(machine.at("/d")).unwrap();
+        *seam.visited.lock().unwrap() = Some(machine.at("/.subd/staging"));
+        let error = machine.apply(vec![put("/d", symlink("x"))]).unwrap_err();
+        assert!(matches!(&error, UpdateError::Halted { not_undone, .. } if not_undone.is_empty()), "{error}");
+        assert_eq!(machine.read("/d/late"), b"precious");
     }
 }
 
