@@ -60,8 +60,8 @@ impl Daemon {
     /// Fills in this daemon's defaults.
     pub fn adjust(self, command: Command) -> Command {
         command
-            .mut_arg("listen", |argument| argument.default_value(self.listen))
-            .mut_arg("state_dir", |argument| argument.default_value(self.state_dir))
+            .mut_arg("listen", |argument| argument.required(false).default_value(self.listen))
+            .mut_arg("state_dir", |argument| argument.required(false).default_value(self.state_dir))
     }
 }
 
