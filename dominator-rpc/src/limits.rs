@@ -73,5 +73,9 @@ pub const HANDSHAKES_OF_ADDRESS: usize = 128;
 pub const CONNECTIONS: usize = 16 * 1024;
 /// How many of them with one address, behind which there may be many machines.
 pub const CONNECTIONS_OF_ADDRESS: usize = 4 * 1024;
+/// How many transfers of objects an address has under way; more wait. Each may hold a thread of the server's.
+pub const TRANSFERS_OF_ADDRESS: usize = 16;
+/// How many images an address gets at once; more wait. Each may be a whole tree in memory.
+pub const TREES_OF_ADDRESS: usize = 4;
 /// How many calls one connection may have under way.
 pub const STREAMS: u32 = 64;

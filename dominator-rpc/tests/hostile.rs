@@ -36,13 +36,19 @@ use tonic::{Code, Status};
 
 /// A peer that speaks the protocol without our adapters.
 async fn raw(world: &World, server: &Running, methods: &str, role: Role) -> Channel {
+    raw_from([127, 0, 0, 1], world, server, methods, role).await
+}
+
+async fn raw_from(from: [u8; 4], world: &World, server: &Running, methods: &str, role: Role) -> Channel {
     let config = world.trust().client_config(&world.credentials("mallory", methods), role).unwrap();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let address = server.address;
     let connect = tower::service_fn(move |_| {
         let connector = connector.clone();
         async move {
-            let stream = tokio::net::TcpStream::connect(address).await?;
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            let stream = socket.connect(address).await?;
             let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
             connector.connect(name, stream).await.map(TokioIo::new)
         }
@@ -401,5 +407,38 @@ async fn one_call_gets_a_bounded_number_of_objects_and_many_calls_get_them_all()
         begun + usize::from(matches!(piece.unwrap(), Piece::Begin { .. }))
     });
     assert_eq!(begun.await, many);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn those_who_take_nothing_hold_up_none_but_themselves() {
+    let (world, stores) = (World::new(), Stores::new());
+    let id = stores.objects.put(vec![0; 32 * 1024 * 1024]);
+    let server = world.serve("imageserver", stores.services()).await;
+    let get = async |channel: Channel| {
+        let mut client = v1::object_server_client::ObjectServerClient::new(channel);
+        let ids = Bytes::copy_from_slice(id.as_bytes());
+        client.get_objects(stream::iter([v1::ObjectIds { ids }])).await.map(tonic::Response::into_inner)
+    };
+    let greedy = raw(&world, &server, "ObjectServer.GetObjects", Role::ImageServer).await;
+    let mut held = Vec::new();
+    for _ in 0..limits::TRANSFERS_OF_ADDRESS {
+        held.push(get(greedy.clone()).await.unwrap());
+    }
+    let mut one_more = Box::pin(get(greedy));
+    let other = raw_from([127, 0, 0, 2], &world, &server, "ObjectServer.GetObjects", Role::ImageServer).await;
+    let served = async {
+        let mut answer = get(other).await.unwrap();
+        while answer.message().await.unwrap().is_some() {}
+    };
+    tokio::select! {
+        biased;
+        _ = &mut one_more => panic!("it had more than its share"),
+        () = served => {}
+    }
+    // Whoever lets go goes on.
+    held.pop();
+    assert!(one_more.await.is_ok());
+    drop(held);
     server.stop().await;
 }

@@ -12,21 +12,23 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::driven::Driven;
+use super::turns::Turns;
 use super::{Answer, next};
 use crate::authorise::Caller;
-use crate::v1;
 use crate::v1::add_image_request::Part as AddPart;
 use crate::v1::get_image_reply::Part;
 use crate::v1::image_server_server::ImageServer;
 use crate::wire::{self, Collector, image_status, invalid};
+use crate::{limits, v1};
 
 /// How many names go into one message: with the longest names, half a megabyte.
 const NAMES: usize = 1000;
 
 /// A store of images, served.
 pub(super) struct ImageService {
-    pub(super) images: Arc<dyn ImageStore>,
-    pub(super) clock: fn() -> SystemTime,
+    images: Arc<dyn ImageStore>,
+    clock: fn() -> SystemTime,
+    turns: Turns,
 }
 
 #[async_trait]
@@ -61,6 +63,7 @@ impl ImageServer for ImageService {
         &self,
         request: Request<v1::GetImageRequest>,
     ) -> Result<Response<Self::GetImageStream>, Status> {
+        let turn = self.turns.wait(&request).await?;
         let request = request.get_ref();
         let name = wire::image_name(&request.name)?;
         let image = self.image(&name).await?;
@@ -71,6 +74,9 @@ impl ImageServer for ImageService {
         let manifest = stream::iter(wire::chunks(image.encode())).map(|part| Ok(Part::Manifest(part)));
         let objects = stream::iter(tree).flat_map(tree_objects).map(|message| message.map(Part::Objects));
         let parts = manifest.chain(objects);
+        let parts = parts.inspect(move |_| {
+            let _kept_until_the_end = &turn;
+        });
         let parts = parts.map(|part| part.map(|part| v1::GetImageReply { part: Some(part) }));
         Ok(Response::new(Driven::stream(parts).boxed()))
     }
@@ -114,6 +120,11 @@ impl ImageServer for ImageService {
 }
 
 impl ImageService {
+    /// Serves `images`; `clock` dates those that are added.
+    pub(super) fn new(images: Arc<dyn ImageStore>, clock: fn() -> SystemTime) -> Self {
+        Self { images, clock, turns: Turns::new(limits::TREES_OF_ADDRESS) }
+    }
+
     async fn image(&self, name: &ImageName) -> Result<Arc<Image>, Status> {
         self.images.image(name).await.map_err(|error| image_status(&error))
     }

@@ -6,6 +6,7 @@ mod images;
 mod introspection;
 mod objects;
 mod subd;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -55,7 +56,8 @@ impl Services {
     #[must_use]
     pub fn objects(mut self, store: Arc<dyn ObjectStore>) -> Self {
         self.routes.add_service(
-            ObjectServerServer::new(objects::ObjectService(store)).max_decoding_message_size(limits::MESSAGE),
+            ObjectServerServer::new(objects::ObjectService::new(store))
+                .max_decoding_message_size(limits::MESSAGE),
         );
         self.offering("ObjectServer")
     }
@@ -65,7 +67,7 @@ impl Services {
     #[must_use]
     pub fn images(mut self, images: Arc<dyn ImageStore>, clock: fn() -> SystemTime) -> Self {
         self.routes.add_service(
-            ImageServerServer::new(images::ImageService { images, clock })
+            ImageServerServer::new(images::ImageService::new(images, clock))
                 .max_decoding_message_size(limits::MESSAGE),
         );
         self.offering("ImageServer")

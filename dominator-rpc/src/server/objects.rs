@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::driven::{Driven, Items};
+use super::turns::Turns;
 use super::{Answer, next};
 use crate::v1::add_objects_reply::Part as ReplyPart;
 use crate::v1::add_objects_request::Part as RequestPart;
@@ -20,7 +21,17 @@ use crate::{limits, v1};
 const QUEUE: usize = 4;
 
 /// A store of objects, served.
-pub(super) struct ObjectService(pub(super) Arc<dyn ObjectStore>);
+pub(super) struct ObjectService {
+    store: Arc<dyn ObjectStore>,
+    turns: Turns,
+}
+
+impl ObjectService {
+    /// Serves `store`.
+    pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store, turns: Turns::new(limits::TRANSFERS_OF_ADDRESS) }
+    }
+}
 
 #[async_trait]
 impl ObjectServer for ObjectService {
@@ -31,11 +42,14 @@ impl ObjectServer for ObjectService {
         request: Request<Streaming<v1::AddObjectsRequest>>,
     ) -> Result<Response<Self::AddObjectsStream>, Status> {
         let (pieces, taken) = mpsc::channel(QUEUE);
-        let store = self.0.clone();
+        let store = self.store.clone();
+        let turn = self.turns.wait(&request).await?;
         let work = async move |answers: Items<v1::AddObjectsReply>| {
             let reading = read_all(request.into_inner(), store.clone(), answers.clone(), pieces);
             let adding = add_all(store.clone(), taken, answers.clone());
-            tokio::try_join!(reading, adding).map(|_| ())
+            let done = tokio::try_join!(reading, adding).map(|_| ());
+            drop(turn);
+            done
         };
         Ok(Response::new(Driven::new(work).boxed()))
     }
@@ -45,7 +59,7 @@ impl ObjectServer for ObjectService {
         request: Request<v1::ObjectIds>,
     ) -> Result<Response<v1::CheckObjectsReply>, Status> {
         let ids = wire::ids_from(&request.get_ref().ids, limits::IDS)?;
-        let sizes = self.0.sizes(&ids).await.map_err(|error| store_status(&error))?;
+        let sizes = self.store.sizes(&ids).await.map_err(|error| store_status(&error))?;
         let sizes =
             sizes.into_iter().map(|size| size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)));
         Ok(Response::new(v1::CheckObjectsReply { sizes: sizes.collect() }))
@@ -57,14 +71,18 @@ impl ObjectServer for ObjectService {
         &self,
         request: Request<Streaming<v1::ObjectIds>>,
     ) -> Result<Response<Self::GetObjectsStream>, Status> {
+        let turn = self.turns.wait(&request).await?;
         let mut parts = request.into_inner();
         let mut wanted = Vec::new();
         while let Some(part) = next(&mut parts).await? {
             wanted.extend(wire::ids_from(&part.ids, limits::OBJECTS_IN_CALL - wanted.len())?);
         }
-        let pieces = self.0.objects(wanted).await.map_err(|error| store_status(&error))?;
+        let pieces = self.store.objects(wanted).await.map_err(|error| store_status(&error))?;
         let pieces = pieces.map_err(|error| store_status(&error));
-        Ok(Response::new(Driven::stream(wire::pack_pieces(pieces)).boxed()))
+        let messages = wire::pack_pieces(pieces).inspect(move |_| {
+            let _kept_until_the_end = &turn;
+        });
+        Ok(Response::new(Driven::stream(messages).boxed()))
     }
 }
 
