@@ -34,6 +34,7 @@ use crate::seam::{Kernel, Seam};
 use crate::traits::traits_of;
 use crate::update::Updater;
 use memory::Memory;
+use order::Inherited;
 use scanning::ScanThread;
 use state::State;
 
@@ -125,7 +126,7 @@ impl LocalAgent {
         let memory = Memory::open(&config.state)?;
         let mut traits = traits_of(&root);
         traits.exclusions = config.exclusions;
-        traits.protected = protected(&config.root, config.protected.iter().chain([&config.state]))?;
+        traits.protected.extend(protected(&config.root, config.protected.iter().chain([&config.state]))?);
         let view = memory.view().filter(|view| respects(view, &traits));
         let state = State::new(view, memory.last_image()?);
         let shared = Arc::new(Shared {
@@ -143,8 +144,9 @@ impl LocalAgent {
         });
         shared.memory.triggers()?;
         shared.look_at_the_disk();
-        let scans =
-            ScanThread::start(Arc::clone(&shared), config.scan_interval).map_err(StartError::Thread)?;
+        let inherited = Inherited::of(&shared)?;
+        let scans = ScanThread::start(Arc::clone(&shared), config.scan_interval, inherited)
+            .map_err(StartError::Thread)?;
         Ok(Self { shared, _scans: scans })
     }
 

@@ -12,7 +12,7 @@ use dominator_core::path::ImagePath;
 use dominator_core::port::{ServiceAction, ServiceError, ServiceOutcome, ServiceRunner};
 use dominator_core::trigger::{Trigger, Triggers, version_order};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 /// The agent's own service. It is never stopped, as nobody would start it again; to start it is to restart it without
 /// waiting.
@@ -149,6 +149,12 @@ impl Activation {
         Self { stopped, after, high_impact: before.iter().any(|trigger| trigger.high_impact) }
     }
 
+    /// Which services will be stopped and must run again, whatever becomes of the update or of this process.
+    pub fn owed(&self) -> Vec<String> {
+        let known = |service: &&String| self.after.iter().any(|trigger| trigger.service == **service);
+        self.stopped.iter().filter(known).cloned().collect()
+    }
+
     /// Whether the machine's users are disturbed.
     pub fn is_high_impact(&self) -> bool {
         self.high_impact
@@ -188,6 +194,11 @@ impl Activation {
         }
         self.after.iter().any(is_of_agent).then(|| outcome(services, ServiceAction::Start, AGENT_SERVICE))
     }
+}
+
+/// Starts services that an agent stopped and did not live to start again.
+pub fn repay(services: &dyn ServiceRunner, owed: &[String]) -> Vec<ServiceOutcome> {
+    owed.iter().map(|service| outcome(services, ServiceAction::Start, service)).collect()
 }
 
 /// The service a trigger names when it only wants the machine restarted.
@@ -281,8 +292,9 @@ fn wait(child: &Child, output: &mut Output, limit: Duration) -> io::Result<bool>
 }
 
 fn kill(child: &mut Child) -> io::Result<()> {
-    match rustix::process::kill_process_group(Pid::from_child(child), Signal::KILL) {
-        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+    let group = nix::unistd::Pid::from_raw(Pid::from_child(child).as_raw_pid());
+    match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
         Err(error) => return Err(error.into()),
     }
     child.wait().map(drop)
@@ -464,7 +476,7 @@ mod tests {
         let (dir, services) = scripted(r#"sleep 1000 & echo $! > "$(dirname "$0")/pid""#);
         services.run(ServiceAction::Start, "s").unwrap();
         let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap().trim().parse().unwrap();
-        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
     #[test]

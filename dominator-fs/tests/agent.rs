@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::let_underscore_must_use)]
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -22,6 +22,7 @@ use dominator_fs::agent::{AgentConfig, LocalAgent, StartError};
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Scanner};
 use futures_util::stream;
+use nix::mount::{MsFlags, mount};
 use tempfile::TempDir;
 
 /// Objects in memory, which lie if told to.
@@ -64,12 +65,17 @@ impl ObjectSource for Source {
 #[derive(Default)]
 struct Services {
     calls: Mutex<Vec<String>>,
+    /// The agent dies when it does this.
+    fatal: Mutex<Option<&'static str>>,
     leave: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
 impl ServiceRunner for Services {
     fn run(&self, action: ServiceAction, service: &str) -> Result<(), ServiceError> {
         self.calls.lock().unwrap().push(format!("{} {service}", action.verb()));
+        let call = format!("{} {service}", action.verb());
+        let fatal = *self.fatal.lock().unwrap();
+        assert_ne!(fatal, Some(call.as_str()), "the end of the agent");
         if let Some(leave) = &*self.leave.lock().unwrap() {
             leave.recv().unwrap();
         }
@@ -468,35 +474,94 @@ async fn an_agent_without_a_view_notices_when_its_root_can_be_written_to() {
     assert_eq!(status.write_error, None);
 }
 
-/// A small file-system needs privileges to be mounted; without them this is passed over.
-#[test]
-fn objects_for_another_image_make_room_for_those_that_are_wanted_now() {
-    use nix::mount::{MsFlags, mount};
-    let test = || {
-        let none: Option<&str> = None;
+/// Runs a test where it may mount things that nobody else sees; passed over without the privilege.
+fn with_mounts<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let outcome = std::thread::spawn(move || {
         if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
             return;
         }
+        let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        let machine = Machine::new();
-        mount(Some("tmpfs"), machine.root.path(), Some("tmpfs"), MsFlags::empty(), Some("size=20m")).unwrap();
-        let of = |letter: &str| machine.offer(&letter.repeat(2 * 1024 * 1024));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        runtime.block_on(test());
+    })
+    .join();
+    outcome.unwrap();
+}
+
+fn mount_tmpfs(at: &Path) {
+    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=20m")).unwrap();
+}
+
+#[test]
+fn objects_for_another_image_make_room_for_those_that_are_wanted_now() {
+    with_mounts(async || {
+        let machine = Machine::new();
+        mount_tmpfs(machine.root.path());
+        {
+            let of = |letter: &str| machine.offer(&letter.repeat(2 * 1024 * 1024));
+            let (old, more, new) = (of("o"), of("m"), of("n"));
             let agent = machine.ready().await;
-            let (old, shared, new) = (of("o"), of("s"), of("n"));
             // Room for one and a half.
             machine.write("ballast", &"b".repeat(1024 * 1024));
             agent.fetch(fetch(&[old])).await.unwrap();
             agent.fetch(fetch(&[new])).await.unwrap();
-            agent.fetch(fetch(&[new])).await.unwrap();
-            let error = agent.fetch(fetch(&[new, shared])).await.unwrap_err();
+            let error = agent.fetch(fetch(&[new, more])).await.unwrap_err();
             assert!(matches!(error, AgentError::Fetch(StoreError::NoSpace { .. })), "{error}");
             assert_eq!(agent.fetch(fetch(&[new])).await.unwrap(), FetchReport::default(), "it was kept");
-        });
+        }
         nix::mount::umount2(machine.root.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
-    };
-    std::thread::spawn(test).join().unwrap();
+    });
+}
+
+#[test]
+fn a_running_machines_own_file_systems_are_no_images_concern() {
+    with_mounts(async || {
+        let machine = Machine::new();
+        for name in ["run", "disk", "disk/run"] {
+            std::fs::create_dir(machine.root.path().join(name)).unwrap();
+        }
+        let at = |name: &str| machine.root.path().join(name);
+        mount(Some(&at("disk")), &at("disk"), None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        mount_tmpfs(&at("run"));
+        mount_tmpfs(&at("disk/run"));
+        machine.write("run/pid", "1");
+        {
+            let agent = machine.start();
+            let view = view(&agent).await;
+            assert_eq!(view.protected, [ImagePath::parse(b"/run").unwrap()].into());
+            agent.set_view(view.clone()).await.unwrap();
+            let root = tree(&agent).await.root.directory().unwrap().0;
+            let encoded = agent.directories(vec![root]).await.unwrap();
+            let names: Vec<_> =
+                Directory::decode(&encoded[0]).unwrap().entries.into_keys().map(|n| n.to_string()).collect();
+            assert_eq!(names, ["disk"], "what an image has at /run is left alone, and /disk is not");
+        }
+        for name in ["disk/run", "disk", "run"] {
+            nix::mount::umount2(&at(name), nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn services_an_agent_stopped_and_did_not_live_to_start_are_started_by_the_next() {
+    for last_words in ["stop web", "start web"] {
+        let machine = Machine::new();
+        machine.write("conf", "old");
+        let agent = machine.ready().await;
+        let required = required(&view(&agent).await, &machine, &[]);
+        *machine.services.fatal.lock().unwrap() = Some(last_words);
+        agent.update(order(&agent, &required, WEB).await).await.unwrap_err();
+        drop(agent);
+        assert_eq!(machine.calls().last().unwrap(), last_words);
+        *machine.services.fatal.lock().unwrap() = None;
+        let agent = machine.start();
+        tree(&agent).await;
+        assert_eq!(machine.calls(), ["start web"], "after {last_words}");
+        drop(agent);
+        tree(&machine.start()).await;
+        assert_eq!(machine.calls(), <[String; 0]>::default(), "once is enough");
+    }
 }
 
 #[tokio::test]

@@ -200,7 +200,7 @@ fn an_image_travels_through_the_ports_unchanged() {
         let image = Image::new(tree, Filter::Empty, Triggers::default(), imported.xattrs);
         images.add(&name, image.clone()).await.unwrap();
         assert!(matches!(images.add(&name, image.clone()).await, Err(ImageError::Exists { .. })));
-        assert_eq!(images.list().await.unwrap(), [name.clone()]);
+        assert_eq!(images.list().await.unwrap(), std::slice::from_ref(&name));
         assert_eq!(*images.image(&name).await.unwrap(), image);
         let tree = images.tree(&name).await.unwrap();
         let root = Root::open(&target).unwrap();

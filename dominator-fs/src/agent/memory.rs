@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dominator_core::image::ImageName;
 use dominator_core::inode::Mode;
 use dominator_core::port::Cause;
-use dominator_core::trigger::Triggers;
+use dominator_core::trigger::{Trigger, Triggers};
 use dominator_core::view::View;
 use rustix::fs::{FlockOperation, OFlags};
 use thiserror::Error;
@@ -57,6 +57,9 @@ impl Memory {
     const VIEW: &'static str = "view";
     const TRIGGERS: &'static str = "triggers.previous";
     const IMAGE: &'static str = "image.last";
+    const OWED: &'static str = "services.owed";
+    /// Room for every service an image and the one before may know.
+    const MAX_OWED: usize = 2 * Triggers::MAX_COUNT * (Triggers::MAX_SERVICE + 1);
     const MODE: Mode = Mode::from_st_mode(0o600);
 
     /// Opens or makes the directory, and takes it for this process.
@@ -112,6 +115,23 @@ impl Memory {
 
     pub(super) fn remember_image(&self, image: &ImageName) -> Result<(), MemoryError> {
         self.write(Self::IMAGE, image.as_str().as_bytes())
+    }
+
+    /// The services that were stopped for an update and not started again since: an agent that died between.
+    pub(super) fn owed(&self) -> Result<Vec<String>, MemoryError> {
+        let Some(bytes) = self.read(Self::OWED, Self::MAX_OWED)? else { return Ok(Vec::new()) };
+        let text = String::from_utf8(bytes).map_err(|error| self.damaged(Self::OWED, error))?;
+        let named = |service: &str| Trigger { service: service.to_owned(), ..Trigger::default() };
+        // As strict as with an image's triggers: what stands here becomes an argument of a command.
+        for part in text.lines().map(named).collect::<Vec<_>>().chunks(Triggers::MAX_COUNT) {
+            Triggers::new(part.to_vec()).map_err(|error| self.damaged(Self::OWED, error))?;
+        }
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Before the first of them is stopped; none, when all run again.
+    pub(super) fn remember_owed(&self, services: &[String]) -> Result<(), MemoryError> {
+        self.write(Self::OWED, services.join("\n").as_bytes())
     }
 
     fn read(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, MemoryError> {

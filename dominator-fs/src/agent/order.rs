@@ -256,25 +256,80 @@ fn apply(
     let applied = shared.with_updater(|updater| {
         updater.probe().map_err(UpdateError::Work)?;
         let staged = updater.prepare(&request.plan, view)?;
+        let debt = Debt::incur(shared, activation.owed())?;
         let mut outcomes = activation.stop(&*shared.services);
         let mut report = match staged.swap().and_then(|swapped| swapped.commit()) {
             Ok(committed) => committed.report,
             Err(error @ UpdateError::NotDurable(_)) => {
                 activation.start(&*shared.services);
+                debt.settle();
                 return Err(error);
             }
             Err(error) => {
                 activation.restore(&*shared.services);
+                debt.settle();
                 return Err(error);
             }
         };
         outcomes.append(&mut activation.start(&*shared.services));
+        debt.settle();
         report.services = outcomes;
         Ok(report)
     });
     match applied {
         Ok(outcome) => outcome.map_err(|error| failed("update", error)),
         Err(error) => Err(failed("update", error)),
+    }
+}
+
+/// Services that are stopped for an update, noted where a new life of this agent finds them.
+struct Debt<'a> {
+    shared: &'a Shared,
+    services: Vec<String>,
+}
+
+impl<'a> Debt<'a> {
+    fn incur(shared: &'a Shared, services: Vec<String>) -> Result<Self, UpdateError> {
+        if !services.is_empty() {
+            let noted = shared.memory.remember_owed(&services);
+            noted.map_err(|error| UpdateError::Work(std::io::Error::other(error)))?;
+        }
+        Ok(Self { shared, services })
+    }
+
+    /// All was started that could be.
+    fn settle(self) {
+        if self.services.is_empty() {
+            return;
+        }
+        if let Err(error) = self.shared.memory.remember_owed(&[]) {
+            tracing::warn!(%error, "services that run may be started once more with the next agent");
+        }
+    }
+}
+
+/// What the agent before stopped for an update and did not live to start. No order comes before it is started.
+pub(super) struct Inherited {
+    order: Order,
+    services: Vec<String>,
+}
+
+impl Inherited {
+    pub(super) fn of(shared: &Arc<Shared>) -> Result<Option<Self>, super::MemoryError> {
+        let services = shared.memory.owed()?;
+        if services.is_empty() {
+            return Ok(None);
+        }
+        let order = Order::begin(Arc::clone(shared), Activity::Updating)
+            .expect("invariant: an agent that has not started has no orders");
+        Ok(Some(Self { order, services }))
+    }
+
+    /// What can't be started is in the log: trying again with every start of the agent would help nobody.
+    pub(super) fn repay(self) {
+        let Self { order, services } = self;
+        let _outcomes = crate::service::repay(&*order.shared.services, &services);
+        Debt { shared: &order.shared, services }.settle();
     }
 }
 

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::order::Inherited;
 use super::state::{Assignment, Next};
 use super::{Shared, chain};
 use crate::scan::{ScanError, Scanner};
@@ -14,10 +15,19 @@ pub(super) struct ScanThread {
 }
 
 impl ScanThread {
-    pub(super) fn start(shared: Arc<Shared>, interval: Duration) -> io::Result<Self> {
+    /// Services the agent before owes are started first.
+    pub(super) fn start(
+        shared: Arc<Shared>,
+        interval: Duration,
+        inherited: Option<Inherited>,
+    ) -> io::Result<Self> {
         let theirs = Arc::clone(&shared);
-        let thread =
-            std::thread::Builder::new().name("scanner".to_owned()).spawn(move || run(&theirs, interval))?;
+        let thread = std::thread::Builder::new().name("scanner".to_owned()).spawn(move || {
+            if let Some(inherited) = inherited {
+                inherited.repay();
+            }
+            run(&theirs, interval);
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 }

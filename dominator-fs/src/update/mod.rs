@@ -40,6 +40,7 @@ pub use objects::{FreeSpace, Intake, ObjectCache};
 pub use stage::Staged;
 pub use swap::{Committed, Swapped};
 pub use work::WorkError;
+pub(crate) use work::names_in;
 
 use crate::root::Root;
 use crate::seam::{At, Remove, Seam};
