@@ -35,6 +35,12 @@ pub enum WorkError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The file-system is of a kind (NFS is one) that no update can be made on without moments in which a path is
+    /// missing.
+    #[error(
+        "the file-system of the root can not exchange two names in one step (renameat2), which updates need"
+    )]
+    NoExchange,
     /// Another process is at work in this root.
     #[error("another agent is at work in this root")]
     Busy,
@@ -67,7 +73,26 @@ impl WorkDirectory {
             next_slot: AtomicU64::new(0),
         };
         work.remove_debris(seam)?;
+        work.try_exchange(seam)?;
         Ok(work)
+    }
+
+    /// Finds out whether two names can change places in one step, rather than fail with every path of an update. What
+    /// else goes wrong is for [`super::Updater::probe`] to tell.
+    fn try_exchange(&self, seam: &dyn Seam) -> Result<(), WorkError> {
+        let (one, other) = (self.slot(), self.slot());
+        let (one, other) = (At::new(self.aside.as_fd(), &one), At::new(self.aside.as_fd(), &other));
+        let mode = Mode::from_st_mode(0o600);
+        let made = seam.create(one, mode).and_then(|_| seam.create(other, mode));
+        let exchanged = made.and_then(|_| publish::exchange(seam, one, other));
+        for at in [one, other] {
+            // What stays behind is removed with other debris.
+            drop(seam.remove(at, Remove::File));
+        }
+        match exchanged.map_err(|error| Errno::from_io_error(&error)) {
+            Err(Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)) => Err(WorkError::NoExchange),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// A name in `staging` and `aside` that is not in use.

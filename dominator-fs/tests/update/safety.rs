@@ -319,6 +319,8 @@ mod faults {
         failing: AtomicUsize,
         /// Who may own set-uid files.
         privileged: u32,
+        /// The file-system is of a simple kind.
+        simple: bool,
         /// How often the whole file-system was waited for.
         syncs: AtomicUsize,
         /// A directory that somebody puts a file into as soon as it is displaced; the next exchange fails.
@@ -383,6 +385,9 @@ mod faults {
             self.call(|| Kernel.link(from, to))
         }
         fn rename(&self, from: At<'_>, to: At<'_>, rename: Rename) -> io::Result<()> {
+            if self.simple && rename == Rename::Exchange {
+                return Err(rustix::io::Errno::INVAL.into());
+            }
             let visited = self.visited.lock().unwrap();
             if let (Some(staging), Rename::Exchange) = (&*visited, rename) {
                 if self.exchanges.fetch_add(1, Ordering::SeqCst) == 1 {
@@ -511,6 +516,15 @@ mod faults {
         drop(updater);
         let updater = Updater::new(root.clone(), seam).unwrap();
         Machine { dir, root, updater, view }
+    }
+
+    #[test]
+    fn a_file_system_no_update_can_be_made_on_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let seam = Arc::new(Faulty { simple: true, ..Faulty::default() });
+        let error = Updater::new(Root::open(dir.path()).unwrap(), seam).unwrap_err();
+        assert!(matches!(error, WorkError::NoExchange), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path().join(".subd/aside")).unwrap().count(), 0);
     }
 
     #[test]
