@@ -442,3 +442,29 @@ async fn those_who_take_nothing_hold_up_none_but_themselves() {
     drop(held);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn orders_that_never_end_do_not_pile_up_in_memory() {
+    let (server, mut subd) = raw_subd().await;
+    let header = v1::UpdateHeader { base: vec![0; 32].into(), view: vec![0; 32].into(), image: None };
+    let header = v1::UpdateRequest { part: Some(v1::update_request::Part::Header(header)) };
+    let mut begun = futures_util::stream::FuturesUnordered::new();
+    for _ in 0..=limits::ORDERS {
+        let mut client = subd.clone();
+        let endless = futures_util::StreamExt::chain(stream::iter([header.clone()]), stream::pending());
+        begun.push(async move { client.update(endless).await });
+    }
+    let first = futures_util::StreamExt::next(&mut begun).await.unwrap();
+    refused(first, Code::FailedPrecondition, "too many orders");
+    // Those who left make room.
+    drop(begun);
+    let view = v1::Chunk { data: Bytes::from_static(b"none") };
+    loop {
+        let status = subd.set_view(stream::iter([view.clone()])).await.unwrap_err();
+        if status.code() == Code::InvalidArgument {
+            break;
+        }
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    }
+    server.stop().await;
+}

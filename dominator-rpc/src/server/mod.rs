@@ -45,7 +45,7 @@ impl Services {
     #[must_use]
     pub fn agent(mut self, agent: Arc<dyn Agent>) -> Self {
         self.routes.add_service(
-            SubdServer::new(subd::SubdService(agent))
+            SubdServer::new(subd::SubdService::new(agent))
                 .max_decoding_message_size(limits::MESSAGE)
                 .max_encoding_message_size(limits::POLL_REPLY),
         );

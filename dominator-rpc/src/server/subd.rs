@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::object::ObjectId;
 use dominator_core::plan::Plan;
-use dominator_core::port::{Agent, FetchRequest, UpdateRequest};
+use dominator_core::port::{Agent, AgentError, FetchRequest, UpdateRequest};
 use dominator_core::tree::TreeId;
 use dominator_core::trigger::Triggers;
 use dominator_core::view::{View, ViewId};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::driven::Driven;
@@ -23,13 +24,29 @@ use crate::{limits, v1};
 const SLICE: usize = 256;
 
 /// An agent, served.
-pub(super) struct SubdService(pub(super) Arc<dyn Agent>);
+pub(super) struct SubdService {
+    agent: Arc<dyn Agent>,
+    receiving: Semaphore,
+}
+
+impl SubdService {
+    /// Serves `agent`.
+    pub(super) fn new(agent: Arc<dyn Agent>) -> Self {
+        Self { agent, receiving: Semaphore::new(limits::ORDERS) }
+    }
+
+    /// Room in memory for what an order brings along, until the agent has it.
+    fn room(&self) -> Result<SemaphorePermit<'_>, Status> {
+        let full = |_| agent_status(&AgentError::NotNow("too many orders are being received".into()));
+        self.receiving.try_acquire().map_err(full)
+    }
+}
 
 #[async_trait]
 impl Subd for SubdService {
     async fn poll(&self, request: Request<v1::PollRequest>) -> Result<Response<v1::PollReply>, Status> {
         let request = wire::poll_request_from(request.get_ref())?;
-        let reply = self.0.poll(request).await.map_err(|error| agent_status(&error))?;
+        let reply = self.agent.poll(request).await.map_err(|error| agent_status(&error))?;
         Ok(Response::new(wire::poll_reply(&reply)))
     }
 
@@ -37,6 +54,7 @@ impl Subd for SubdService {
         &self,
         request: Request<Streaming<v1::Chunk>>,
     ) -> Result<Response<v1::SetViewReply>, Status> {
+        let _room = self.room()?;
         let mut parts = request.into_inner();
         let mut encoding = Collector::new("a view", limits::VIEW);
         while let Some(part) = next(&mut parts).await? {
@@ -44,7 +62,7 @@ impl Subd for SubdService {
         }
         let encoding = encoding.finish();
         let view = wire::decode("the view", move || View::decode(&encoding)).await?;
-        let id = self.0.set_view(view).await.map_err(|error| agent_status(&error))?;
+        let id = self.agent.set_view(view).await.map_err(|error| agent_status(&error))?;
         Ok(Response::new(v1::SetViewReply { view: wire::ids([&id.0]) }))
     }
 
@@ -55,7 +73,7 @@ impl Subd for SubdService {
         request: Request<v1::ObjectIds>,
     ) -> Result<Response<Self::GetDirectoriesStream>, Status> {
         let ids = wire::ids_from(&request.get_ref().ids, limits::DIRECTORIES_IN_CALL)?;
-        let agent = self.0.clone();
+        let agent = self.agent.clone();
         let slices: Vec<Vec<ObjectId>> = ids.chunks(SLICE).map(<[_]>::to_vec).collect();
         let directories = stream::iter(slices).then(move |slice| directories(agent.clone(), slice));
         let pieces = wire::encodings(directories.try_flatten());
@@ -66,8 +84,10 @@ impl Subd for SubdService {
         &self,
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<v1::FetchReply>, Status> {
+        let room = self.room()?;
         let order = fetch_order(request.into_inner()).await?;
-        let report = self.0.fetch(order).await.map_err(|error| agent_status(&error))?;
+        drop(room);
+        let report = self.agent.fetch(order).await.map_err(|error| agent_status(&error))?;
         Ok(Response::new(v1::FetchReply { objects: report.objects, bytes: report.bytes }))
     }
 
@@ -75,13 +95,15 @@ impl Subd for SubdService {
         &self,
         request: Request<Streaming<v1::UpdateRequest>>,
     ) -> Result<Response<v1::UpdateReply>, Status> {
+        let room = self.room()?;
         let order = update_order(request.into_inner()).await?;
-        let report = self.0.update(order).await.map_err(|error| agent_status(&error))?;
+        drop(room);
+        let report = self.agent.update(order).await.map_err(|error| agent_status(&error))?;
         Ok(Response::new(wire::update_reply(&report)))
     }
 
     async fn cleanup(&self, _request: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
-        self.0.clean_up().await.map_err(|error| agent_status(&error))?;
+        self.agent.clean_up().await.map_err(|error| agent_status(&error))?;
         Ok(Response::new(v1::Empty {}))
     }
 }

@@ -153,10 +153,8 @@ pub(crate) fn agent_error(tried: &'static str, status: Status) -> AgentError {
 
 /// What a status is to who asked a store. `tried` is what was asked for.
 pub(crate) fn store_error(tried: &'static str, status: Status) -> StoreError {
-    if let Some(kind) = kind(&status) {
-        if let Some(error) = store_error_of(kind, &said(&status)) {
-            return error;
-        }
+    if let Some(error) = kind(&status).and_then(|kind| store_error_of(kind, &said(&status))) {
+        return error;
     }
     match reading(&status) {
         Reading::Denied => StoreError::Denied(said(&status)),
