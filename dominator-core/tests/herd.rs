@@ -52,6 +52,8 @@ enum Fault {
     Forgetful,
     /// It does not get to the end of a scan.
     Blind,
+    /// It can't read everything.
+    ShortSighted,
     /// It refuses updates.
     Refusing(&'static str),
 }
@@ -127,8 +129,12 @@ impl Machine {
             generation: self.generation,
             scan_count: self.generation,
             scan_duration: Duration::ZERO,
-            unknown: 0,
-            facts: matches!(self.fault, Fault::Blind).then(|| fact("out of handles")).into_iter().collect(),
+            unknown: u64::from(matches!(self.fault, Fault::ShortSighted)),
+            facts: match self.fault {
+                Fault::Blind => vec![fact("out of handles")],
+                Fault::ShortSighted => vec![fact("input/output error")],
+                _ => Vec::new(),
+            },
             kept: self.kept.clone(),
             activity: Activity::Idle,
             last_update_error: None,
@@ -480,6 +486,16 @@ fn whoever_waits_for_leave_to_disturb_is_told_so() {
         assert_eq!(world.sub.status(), expected);
         assert_eq!(world.sub.info().detail.as_deref(), Some(why));
     }
+}
+
+#[test]
+fn a_machine_in_sync_says_what_could_not_be_looked_at() {
+    let mut world = World::new(&[], IMAGE, "");
+    world.machine.fault = Fault::ShortSighted;
+    world.settle();
+    let info = world.sub.info();
+    assert_eq!((info.status, info.unknown), (Status::Synced, 1));
+    assert_eq!(info.detail.as_deref(), Some("not looked at: 1, first /: input/output error"));
 }
 
 #[test]

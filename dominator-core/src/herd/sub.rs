@@ -468,12 +468,22 @@ impl Sub {
         self.info.last_sync = Some(now);
         self.failures = 0;
         self.pending = None;
+        // It is what it must be as far as anybody can see, which is said.
+        let unknown = self.last.as_ref().map_or(0, |status| status.unknown);
+        let first = self.first_fact().unwrap_or_default();
+        let detail = (unknown > 0).then(|| format!("not looked at: {unknown}, first {first}"));
+        self.set(Status::Synced, detail);
         if self.litter {
-            self.set(Status::Synced, None);
             self.phase = Phase::CleaningUp;
             return out.push(Action::CleanUp);
         }
-        self.settle(now, Status::Synced, out);
+        self.poll(now, self.settings.poll_wait, out);
+    }
+
+    /// The first thing the agent could not look at.
+    fn first_fact(&self) -> Option<String> {
+        let fact = self.last.as_ref()?.facts.first()?;
+        Some(format!("{}: {}", fact.path, fact.reason))
     }
 
     /// There is nothing to do until the machine changes.
@@ -484,8 +494,7 @@ impl Sub {
 
     /// There is no tree, and why there is none if the agent says so.
     fn not_ready(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let fact = self.last.as_ref().and_then(|status| status.facts.first());
-        let detail = fact.map(|fact| format!("{}: {}", fact.path, fact.reason));
+        let detail = self.first_fact();
         self.set(Status::SubNotReady, detail);
         self.poll(now, self.settings.poll_wait, out);
     }
