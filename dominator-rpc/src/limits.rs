@@ -26,6 +26,8 @@ pub const DIRECTORY_BYTES: u64 = 512 * 1024 * 1024;
 pub const IMAGE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// The longest plan an agent accepts, encoded, in bytes: room for a million operations.
 pub const PLAN: usize = 256 * 1024 * 1024;
+/// The longest traits of a machine, encoded, in bytes.
+pub const TRAITS: usize = 256 * 1024;
 /// How many orders an agent receives at once; it carries out one at a time.
 pub const ORDERS: usize = 4;
 /// The longest view an agent accepts, encoded, in bytes: a sparse image of half a million paths.

@@ -14,6 +14,7 @@ use futures_util::stream;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::traits::KnownTraits;
 use super::{next, within};
 use crate::transport::{ConnectError, Tls, connect};
 use crate::v1::fetch_request::Part as FetchPart;
@@ -26,7 +27,8 @@ use crate::{limits, v1};
 #[derive(Debug)]
 pub struct RemoteAgent {
     client: SubdClient<Channel>,
-    // Filters are dear to compile and hardly ever change: the last ones are kept with what they were read from.
+    known: KnownTraits,
+    // They hardly ever change: the last ones are kept with what they were read from.
     traits: Mutex<Option<(v1::MachineTraits, MachineTraits)>>,
 }
 
@@ -36,20 +38,29 @@ impl RemoteAgent {
     /// # Errors
     /// [`AgentError::Unreachable`], with the reason.
     pub async fn connect(tls: &Tls, address: &str) -> Result<Self, AgentError> {
-        let channel = connect(tls, address, Role::Subd).await.map_err(unreachable)?;
-        let client = SubdClient::new(channel).max_decoding_message_size(limits::POLL_REPLY);
-        Ok(Self { client, traits: Mutex::new(None) })
+        Self::connect_among(KnownTraits::new(), tls, address).await
     }
 
-    fn traits(&self, wire: v1::MachineTraits) -> Result<MachineTraits, Status> {
-        let mut kept = self.traits.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((before, traits)) = &*kept
+    /// The same, for one of many agents.
+    pub(super) async fn connect_among(
+        known: KnownTraits,
+        tls: &Tls,
+        address: &str,
+    ) -> Result<Self, AgentError> {
+        let channel = connect(tls, address, Role::Subd).await.map_err(unreachable)?;
+        let client = SubdClient::new(channel).max_decoding_message_size(limits::POLL_REPLY);
+        Ok(Self { client, known, traits: Mutex::new(None) })
+    }
+
+    async fn traits(&self, wire: Option<v1::MachineTraits>) -> Result<MachineTraits, Status> {
+        let wire = wire.ok_or_else(|| wire::invalid("an answer without the machine's traits"))?;
+        if let Some((before, traits)) = &*self.traits.lock().unwrap_or_else(PoisonError::into_inner)
             && *before == wire
         {
             return Ok(traits.clone());
         }
-        let traits = wire::traits_from(&wire)?;
-        *kept = Some((wire, traits.clone()));
+        let traits = self.known.read(&wire).await?;
+        *self.traits.lock().unwrap_or_else(PoisonError::into_inner) = Some((wire, traits.clone()));
         Ok(traits)
     }
 
@@ -80,9 +91,10 @@ impl Agent for RemoteAgent {
         let wait = request.wait.min(limits::POLL_WAIT);
         let mut client = self.client.clone();
         let answer = within(wait + limits::CALL, client.poll(wire::poll_request(&request))).await;
-        let answer = answer.map_err(|status| agent_error("polling failed", status))?.into_inner();
-        let reply = wire::poll_reply_from(answer, |traits| self.traits(traits));
-        reply.map_err(|status| protocol(status.message()))
+        let mut answer = answer.map_err(|status| agent_error("polling failed", status))?.into_inner();
+        let traits = answer.status.as_mut().and_then(|status| status.traits.take());
+        let traits = self.traits(traits).await.map_err(|status| protocol(status.message()))?;
+        wire::poll_reply_from(answer, traits).map_err(|status| protocol(status.message()))
     }
 
     async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {

@@ -6,6 +6,7 @@ use dominator_core::machine::Machine;
 use dominator_core::port::{Agent, AgentDialer, AgentError, ObjectSource, ObjectSources, StoreError};
 use tokio::sync::OnceCell;
 
+use super::traits::KnownTraits;
 use super::{RemoteAgent, RemoteObjects};
 use crate::transport::Tls;
 
@@ -17,12 +18,13 @@ const SOURCES: usize = 64;
 pub struct Dialer {
     tls: Tls,
     port: u16,
+    known: KnownTraits,
 }
 
 impl Dialer {
     /// Dials the port agents listen on.
-    pub const fn new(tls: Tls) -> Self {
-        Self { tls, port: Machine::PORT }
+    pub fn new(tls: Tls) -> Self {
+        Self { tls, port: Machine::PORT, known: KnownTraits::new() }
     }
 
     /// Dials another port.
@@ -38,7 +40,7 @@ impl AgentDialer for Dialer {
         let host = machine.dial_host();
         let port = self.port;
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Ok(Arc::new(RemoteAgent::connect(&self.tls, &address).await?))
+        Ok(Arc::new(RemoteAgent::connect_among(self.known.clone(), &self.tls, &address).await?))
     }
 }
 

@@ -9,6 +9,7 @@ mod fleet;
 mod images;
 mod introspection;
 mod objects;
+mod traits;
 
 use std::time::Duration;
 

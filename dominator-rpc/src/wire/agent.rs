@@ -40,11 +40,8 @@ pub(crate) fn poll_reply(reply: &PollReply) -> v1::PollReply {
     v1::PollReply { scanned: Some(scanned), status: Some(status(&reply.status)) }
 }
 
-/// Reads an answer; `traits` reads the part that is dear to read and seldom changes.
-pub(crate) fn poll_reply_from(
-    reply: v1::PollReply,
-    traits: impl FnOnce(v1::MachineTraits) -> Result<MachineTraits, Status>,
-) -> Result<PollReply, Status> {
+/// Reads an answer but for the traits, which are dear to read and seldom change.
+pub(crate) fn poll_reply_from(reply: v1::PollReply, traits: MachineTraits) -> Result<PollReply, Status> {
     let scanned = match reply.scanned {
         Some(WireScanned::NeedView(_)) => Scanned::NeedView,
         Some(WireScanned::NotYet(_)) => Scanned::NotYet,
@@ -75,10 +72,7 @@ fn status(status: &AgentStatus) -> v1::AgentStatus {
     }
 }
 
-fn status_from(
-    status: v1::AgentStatus,
-    traits: impl FnOnce(v1::MachineTraits) -> Result<MachineTraits, Status>,
-) -> Result<AgentStatus, Status> {
+fn status_from(status: v1::AgentStatus, traits: MachineTraits) -> Result<AgentStatus, Status> {
     let activity = match status.activity() {
         v1::Activity::Idle => Activity::Idle,
         v1::Activity::Fetching => Activity::Fetching,
@@ -88,7 +82,6 @@ fn status_from(
     if status.facts.len() > AgentStatus::MAX_FACTS {
         return Err(invalid("more facts than a status carries"));
     }
-    let machine = status.traits.ok_or_else(|| invalid("a status without the machine's traits"))?;
     Ok(AgentStatus {
         instance: status.instance,
         generation: status.generation,
@@ -102,7 +95,7 @@ fn status_from(
         last_image: status.last_image.map(|name| image_name(&name)).transpose()?,
         free_space: status.free_space,
         write_error: status.write_error.as_deref().map(readable),
-        traits: traits(machine)?,
+        traits,
     })
 }
 
