@@ -1,4 +1,5 @@
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::order::Inherited;
 use super::state::{Assignment, Next};
 use super::{Shared, chain};
-use crate::scan::{ScanError, Scanner};
+use crate::scan::{Scan, ScanError, Scanner};
 
 /// The thread that scans. It ends when this is dropped, within the time a file buffer takes to be read.
 pub(super) struct ScanThread {
@@ -80,10 +81,7 @@ fn wait(shared: &Shared, due: Instant) -> Option<Duty> {
 
 fn scan(shared: &Shared, assignment: &Assignment) {
     let scanner = Scanner::new(shared.root.clone(), Arc::clone(&assignment.view));
-    let outcome = match scanner.scan(&assignment.cancel) {
-        Err(ScanError::Cancelled) => return,
-        other => other.map_err(|error| chain(&error)),
-    };
+    let Some(outcome) = outcome(|| scanner.scan(&assignment.cancel)) else { return };
     if let Err(error) = &outcome {
         tracing::error!(error, "scan failed");
     }
@@ -93,11 +91,33 @@ fn scan(shared: &Shared, assignment: &Assignment) {
     }
 }
 
+/// What came of a scan; nothing when it was cancelled. A scan that panics has failed: were this thread to end with it,
+/// polls would go on answering what was true before.
+fn outcome(scan: impl FnOnce() -> Result<Scan, ScanError>) -> Option<Result<Scan, String>> {
+    match std::panic::catch_unwind(AssertUnwindSafe(scan)) {
+        Ok(Err(ScanError::Cancelled)) => None,
+        Ok(other) => Some(other.map_err(|error| chain(&error))),
+        Err(_) => Some(Err("the scan ended by a bug of the agent; its log says where".to_owned())),
+    }
+}
+
 impl Shared {
     /// The updater is locked for as long as an order takes; a scan must not wait for it.
     fn look_at_the_disk_if_idle(&self) {
         if self.lock().is_idle() {
             self.look_at_the_disk();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_that_panics_has_failed_and_is_not_passed_over() {
+        let failed = outcome(|| panic!("a bug")).unwrap().unwrap_err();
+        assert!(failed.contains("bug"), "{failed}");
+        assert!(outcome(|| Err(ScanError::Cancelled)).is_none());
     }
 }
