@@ -61,6 +61,20 @@ fn objects_come_out_as_they_went_in_also_after_a_restart() {
 }
 
 #[test]
+fn an_object_found_corrupt_while_it_is_added_again_is_not_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ObjectStore::open(dir.path()).unwrap();
+    let id = add(&store, b"good");
+    let mut again = store.begin(id, 4).unwrap();
+    again.write(b"good").unwrap();
+    fs::write(file_of(dir.path(), &id), b"evil").unwrap();
+    assert!(matches!(store.read(&id, 4), Err(StoreError::Corrupt { .. })));
+    assert!(matches!(again.finish(), Err(StoreError::Failed { .. })));
+    assert_eq!(add(&store, b"good"), id);
+    assert_eq!(store.read(&id, 4).unwrap(), b"good");
+}
+
+#[test]
 fn a_batch_of_thousands_is_kept_whole_and_what_is_here_is_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let store = ObjectStore::open(dir.path()).unwrap();

@@ -256,7 +256,13 @@ fn apply(
     let applied = shared.with_updater(|updater| {
         updater.probe().map_err(UpdateError::Work)?;
         let staged = updater.prepare(&request.plan, view)?;
-        let debt = Debt::incur(shared, activation.owed())?;
+        let debt = match Debt::incur(shared, activation.owed()) {
+            Ok(debt) => debt,
+            Err(error) => {
+                staged.abandon()?;
+                return Err(error);
+            }
+        };
         let mut outcomes = activation.stop(&*shared.services);
         let mut report = match staged.swap().and_then(|swapped| swapped.commit()) {
             Ok(committed) => committed.report,

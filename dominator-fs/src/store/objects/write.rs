@@ -266,7 +266,10 @@ fn try_publish(store: &ObjectStore, mut staged: Vec<Staged>, present: &BTreeSet<
     let shards: BTreeMap<u8, OwnedFd> = wanted.into_iter().map(open).collect::<io::Result<_>>()?;
     for object in &mut staged {
         let id = object.verified.id();
-        let Some(temporary) = &mut object.temporary else { continue };
+        let Some(temporary) = &mut object.temporary else {
+            still_here(store, object.verified)?;
+            continue;
+        };
         let shard = shards.get(&shard_of(&id)).expect("invariant: the shards of all staged objects are open");
         let (_, rest) = split(&id);
         temporary.renamed =
@@ -275,6 +278,15 @@ fn try_publish(store: &ObjectStore, mut staged: Vec<Staged>, present: &BTreeSet<
     // DURABILITY: the shards of objects that were here before are waited for, too: whoever put them there may not have
     // got to it yet.
     publish::directories(seam, shards.values().map(AsFd::as_fd))
+}
+
+/// What was here when it was begun may have been found corrupt since, and moved aside: nothing is acknowledged then.
+fn still_here(store: &ObjectStore, verified: Verified) -> io::Result<()> {
+    if store.handle(&verified.id(), OFlags::PATH).is_ok_and(|(_, size)| size == verified.size()) {
+        return Ok(());
+    }
+    let text = format!("object {} was here, but was found corrupt meanwhile; add it again", verified.id());
+    Err(io::Error::other(text))
 }
 
 /// Gives a settled file its name, unless the object came in by another way meanwhile.
