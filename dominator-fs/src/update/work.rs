@@ -37,9 +37,7 @@ pub enum WorkError {
     },
     /// The file-system is of a kind (NFS is one) that no update can be made on without moments in which a path is
     /// missing.
-    #[error(
-        "the file-system of the root can not exchange two names in one step (renameat2), which updates need"
-    )]
+    #[error("the file-system of the root can not exchange two names in one step, which updates need")]
     NoExchange,
     /// Another process is at work in this root.
     #[error("another agent is at work in this root")]
