@@ -277,3 +277,52 @@ fn services_say_which_methods_they_need() {
         assert!(read(&folder.join(format!("{daemon}.toml"))).parse::<toml::Table>().is_ok(), "{daemon}.toml");
     }
 }
+
+#[test]
+fn every_test_the_documents_name_exists() {
+    let mut named = 0;
+    for document in ["THREATS.md", "docs/track-record.md"] {
+        for part in read(Path::new(document)).split(['|', ';', '\n']) {
+            // `file.rs` · `test`, `test`
+            let Some((file, tests)) = part.trim().split_once(" · ") else { continue };
+            let Some(file) = file.strip_prefix('`').and_then(|file| file.strip_suffix('`')) else { continue };
+            let path = workspace().join(file);
+            let source = fs::read_to_string(&path)
+                .unwrap_or_else(|_| panic!("{document} names {file}, which is not there"));
+            for test in tests.split('`').skip(1).step_by(2) {
+                assert!(source.contains(&format!("fn {test}(")), "{document}: {file} has no test {test}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 50, "only {named} tests are named: the form of the tables has changed");
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let mut unused = Vec::new();
+    for (path, manifest) in manifests() {
+        let folder = path.parent().unwrap();
+        let sources: String = files(".rs")
+            .iter()
+            .filter(|source| {
+                let Ok(inside) = source.strip_prefix(folder) else { return false };
+                // Packages that lie within this one have manifests of their own.
+                !inside.starts_with("testkit")
+            })
+            .map(|source| read(source))
+            .collect();
+        for table in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(dependencies) = manifest.get(table).and_then(toml::Value::as_table) else { continue };
+            for name in dependencies.keys().filter(|name| !ONLY_GENERATED.contains(&name.as_str())) {
+                if !sources.contains(&name.replace('-', "_")) {
+                    unused.push(format!("{}: {name}", path.display()));
+                }
+            }
+        }
+    }
+    assert_eq!(unused, Vec::<String>::new());
+}
+
+/// Used by generated code only.
+const ONLY_GENERATED: [&str; 2] = ["prost", "tonic-prost"];
