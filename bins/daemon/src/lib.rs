@@ -1,6 +1,6 @@
 //! What every daemon and tool of the fleet shares, so that each binary is only its composition: options with a
 //! configuration file of the same names, certificates from the usual places, logging, signals, the async runtime,
-//! and reports to people and programs.
+//! filter and trigger files, and reports to people and programs.
 //!
 //! ```
 //! use dominator_daemon::value::{Duration, HostPort};
@@ -12,13 +12,15 @@
 //! ```
 //!
 //! # What is not here
-//! Nothing of the protocol, of images or of file-systems: a daemon's own crate joins those.
+//! Nothing of the protocol or of file-systems: a daemon's own crate joins those.
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod failure;
+pub mod input;
 pub mod logging;
 pub mod process;
+pub mod remark;
 pub mod report;
 mod serve;
 pub mod tls;

@@ -59,7 +59,7 @@ pub struct DaemonOptions {
 impl Daemon {
     /// Fills in this daemon's defaults.
     pub fn adjust(self, command: Command) -> Command {
-        command
+        TlsOptions::help_of_daemon(self.name, command)
             .mut_arg("listen", |argument| argument.required(false).default_value(self.listen))
             .mut_arg("state_dir", |argument| argument.required(false).default_value(self.state_dir))
     }
@@ -89,16 +89,31 @@ where
         runtime.shutdown_timeout(LAST_WORK);
         result
     };
-    finish(daemon.name, run().map(|()| ExitCode::SUCCESS))
+    finish(daemon.name, 1, run().map(|()| ExitCode::SUCCESS))
 }
 
-/// Runs a tool, from its options to its exit status. Logging is off below warnings.
+/// What the exit status of a tool says, for its help.
+pub const EXIT_STATUS: &str = "\
+Exit status:
+  0  it was done
+  2  it could not be done, or the command line is wrong";
+
+/// The same for a tool that answers questions, too.
+pub const EXIT_STATUS_OF_ANSWERS: &str = "\
+Exit status:
+  0  it was done; the answer is yes
+  1  the answer is no
+  2  it could not be done or found out, or the command line is wrong";
+
+/// Runs a tool, from its options to its exit status: [`UNANSWERED`] when it could not do what it was to do. Logging is off
+/// below warnings.
 pub fn tool<O, F>(name: &str, work: impl FnOnce(O) -> F) -> ExitCode
 where
     O: Parser,
     F: Future<Output = Result<ExitCode, Failure>>,
 {
-    let options = O::parse();
+    let mut matches = TlsOptions::help_of_tool(O::command()).get_matches();
+    let options = O::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     let run = || {
         LogOptions { log_format: LogFormat::Text, log_level: "warn".into() }.start()?;
         let runtime = runtime()?;
@@ -106,7 +121,7 @@ where
         runtime.shutdown_timeout(LAST_WORK);
         result
     };
-    finish(name, run())
+    finish(name, UNANSWERED, run())
 }
 
 /// The exit status of a question: 0 for yes, 1 for no, and [`UNANSWERED`] when it could not be answered, since "no" and
@@ -205,10 +220,10 @@ fn refuse(name: &str, error: ConfigError) -> ExitCode {
     ExitCode::from(UNANSWERED)
 }
 
-fn finish(name: &str, result: Result<ExitCode, Failure>) -> ExitCode {
+fn finish(name: &str, failed: u8, result: Result<ExitCode, Failure>) -> ExitCode {
     result.unwrap_or_else(|failure| {
         complain(name, &failure);
-        ExitCode::FAILURE
+        ExitCode::from(failed)
     })
 }
 

@@ -12,7 +12,7 @@ use crate::failure::{During, Failure, chain};
 /// How to show results.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct OutputOptions {
-    /// Print JSON, as docs/schemas describes it
+    /// Print JSON; docs/schemas/PROGRAM-COMMAND.json of the sources describes it
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -82,17 +82,9 @@ pub fn remark(program: &str, words: &str) {
 
 /// A bar for work of a known number of bytes. It is drawn only when standard error is a terminal.
 pub fn byte_bar(label: &'static str, total: u64) -> ProgressBar {
-    bar(label, total, "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
-}
-
-/// A bar for work of a known number of steps. It is drawn only when standard error is a terminal.
-pub fn step_bar(label: &'static str, total: u64) -> ProgressBar {
-    bar(label, total, "{msg} {wide_bar} {pos}/{len} {eta}")
-}
-
-fn bar(label: &'static str, total: u64, template: &str) -> ProgressBar {
     let target =
         if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let template = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(label)
 }

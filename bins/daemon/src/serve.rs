@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use dominator_pki::PkiError;
 use dominator_rpc::server::Services;
 use dominator_rpc::transport::{Server, Tls};
 
@@ -25,7 +26,12 @@ impl TlsOptions {
     /// # Errors
     /// [`Failure`], naming the file that is wrong.
     pub fn tool(&self) -> Result<Tls, Failure> {
-        let identity = self.load_tool().during(|| "can't load a certificate to show".into())?;
+        let loaded = self.load_tool();
+        let why = match &loaded {
+            Err(PkiError::NoUserCertificate { .. }) => "give --cert-file and --key-file, or fill ~/.ssl",
+            _ => "can't load the certificates",
+        };
+        let identity = loaded.during(|| why.into())?;
         Tls::new(identity.trust, identity.credentials).during(|| "can't use the certificate".into())
     }
 }

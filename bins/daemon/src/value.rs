@@ -1,9 +1,29 @@
-//! Values as people type them.
+//! Values as people type and read them.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
+
+pub use dominator_pki::rfc3339;
+pub use indicatif::{HumanBytes, HumanCount};
+
+/// As [`rfc3339`], of seconds since 1970.
+pub fn rfc3339_at(seconds: u64) -> String {
+    let time = UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds));
+    time.map_or_else(|| "after the year 9999".into(), rfc3339)
+}
+
+/// How long before `now` a time was, for people; a time to come is now.
+pub fn ago(time: SystemTime, now: SystemTime) -> String {
+    let passed = now.duration_since(time).unwrap_or_default();
+    if passed.as_secs() == 0 {
+        "just now".into()
+    } else {
+        format!("{} ago", indicatif::HumanDuration(passed))
+    }
+}
 
 /// A length of time, written as a number and a unit: `500ms`, `1s`, `2m`, `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +130,16 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "1.5s", "1 s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(bad.parse::<Duration>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn times_are_read_by_people_and_programs() {
+        assert_eq!(rfc3339_at(1_795_366_373), "2026-11-22T16:52:53Z");
+        let at = |seconds| UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        assert_eq!(
+            [ago(at(5), at(8)), ago(at(8), at(8)), ago(at(9), at(8))],
+            ["3 seconds ago", "just now", "just now"]
+        );
     }
 
     #[test]

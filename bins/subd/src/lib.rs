@@ -20,11 +20,10 @@ use dominator_rpc::client::Sources;
 pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> {
     let tls = options.common.tls.daemon(DAEMON.name)?;
     dominator_daemon::process::ensure_directory(&options.common.state_dir)?;
-    let paths = options.common.tls.daemon_paths(DAEMON.name);
     let config = AgentConfig {
         root: options.root_dir.clone(),
         state: options.common.state_dir.clone(),
-        protected: vec![paths.certificate, paths.key],
+        protected: options.own_files(),
         exclusions: options.exclusions().during(|| "can't use the exclusions".into())?,
         scan_interval: options.scan_interval.get(),
         services: services(&options),

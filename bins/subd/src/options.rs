@@ -73,6 +73,14 @@ impl Options {
         Lines::new(lines).map(Filter::Lines)
     }
 
+    /// What the daemon can't start without: no image may take it away.
+    pub fn own_files(&self) -> Vec<PathBuf> {
+        let tls = &self.common.tls;
+        let own = tls.daemon_paths(DAEMON.name);
+        let configuration = self.common.config.clone();
+        [own.certificate, own.key].into_iter().chain(tls.daemon_authorities()).chain(configuration).collect()
+    }
+
     /// Whether the root is the running machine's own.
     pub fn is_whole_machine(&self) -> bool {
         self.root_dir.canonicalize().is_ok_and(|root| root.parent().is_none())
@@ -104,6 +112,26 @@ mod tests {
         check(&["--exclude=/x", "--exclude=/y"], 2);
         check(&["--root-dir=/usr", "--exclude=/x"], 1);
         check(&["--exclude-nothing"], 0);
+    }
+
+    #[test]
+    fn what_the_daemon_starts_from_is_its_own() {
+        let own = |arguments: &[&str]| {
+            let arguments = ["subd"].iter().chain(arguments);
+            let options: Options =
+                dominator_daemon::config::parse(|c| DAEMON.adjust(c), arguments.map(Into::into)).unwrap();
+            options.own_files()
+        };
+        let usual = ["subd/cert.pem", "subd/key.pem", "CA.pem", "IdentityCA.pem"];
+        assert_eq!(own(&[]), usual.map(|name| Path::new("/etc/ssl").join(name)));
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("subd.toml");
+        let config = format!("--config={}", file.display());
+        let given =
+            own(&["--cert-file=/c", "--key-file=/k", "--ca-file=/a", "--identity-ca-file=/i", &config]);
+        assert_eq!(
+            given,
+            ["/c", "/k", "/a", "/i"].map(PathBuf::from).into_iter().chain([file]).collect::<Vec<_>>()
+        );
     }
 
     #[test]

@@ -129,6 +129,42 @@ fn what_the_filter_spares_stays_even_in_a_directory_the_image_lacks() {
 }
 
 #[test]
+fn no_image_takes_away_what_the_agent_starts_from() {
+    if !is_root("no_image_takes_away_what_the_agent_starts_from") {
+        return;
+    }
+    let fleet = Fleet::start(&[("one", 1, "web/1")]);
+    let image = fleet.tree("image", 1);
+    fleet.add("web/1", &image, "/none\n");
+    let root = fleet.tree("root", 2);
+    fs::create_dir_all(root.join("etc/ssl/subd")).unwrap();
+    let made = fleet.lab.daemon_certificate("subd", "subd1");
+    let own = Certificate {
+        certificate: root.join("etc/ssl/subd/cert.pem"),
+        key: root.join("etc/ssl/subd/key.pem"),
+        authority: root.join("etc/ssl/CA.pem"),
+    };
+    for (from, to) in
+        [(&made.certificate, &own.certificate), (&made.key, &own.key), (&made.authority, &own.authority)]
+    {
+        fs::copy(from, to).unwrap();
+    }
+    let config = root.join("etc/subd.toml");
+    fs::write(&config, format!("root-dir = {root:?}\nscan-interval = \"200ms\"\n")).unwrap();
+    fs::write(root.join("etc/ssl/stray.pem"), "").unwrap();
+    let start = || {
+        let mut command =
+            fleet.lab.daemon("subd", &own, &format!("{}:6969", fleet.lab.address(1)), "subd1-state");
+        Process::start("subd", command.arg("--config").arg(&config))
+    };
+    let subd = start();
+    fleet.wait_until_alike("one", 0, &image, &root, &["/etc/ssl(|/.*)$", "/etc/subd.toml$"]);
+    assert!(!root.join("etc/ssl/stray.pem").exists());
+    assert!(subd.end().success());
+    assert!(start().end().success());
+}
+
+#[test]
 fn a_sparse_image_repairs_its_own_paths_and_deletes_nothing() {
     if !is_root("a_sparse_image_repairs_its_own_paths_and_deletes_nothing") {
         return;
