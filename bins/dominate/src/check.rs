@@ -1,6 +1,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use dominator_daemon::remark::Remark;
 use dominator_daemon::report::{Format, Show, show};
 use dominator_daemon::{During, Failure};
 use dominator_fs::compliance::{self, Deviation, Options, Report, What};
@@ -10,7 +11,7 @@ use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
 use crate::progress::Watching;
-use crate::scan::{Counts, Unseen};
+use crate::scan::{self, Counts};
 use crate::source::Source;
 use crate::{CheckOptions, Verdict, input};
 
@@ -40,32 +41,23 @@ struct CheckReport {
     verdict: Verdict,
     required: String,
     actual: String,
-    deviations: Vec<Named>,
+    deviations: Vec<Remark>,
     kept: Vec<String>,
-    unknown: Vec<Unseen>,
+    unknown: Vec<Remark>,
     counts: Counts,
     bytes_hashed: u64,
     seconds: f64,
 }
 
-#[derive(Serialize)]
-struct Named {
-    path: String,
-    what: &'static str,
-    detail: String,
-}
-
-impl From<&Deviation> for Named {
-    fn from(deviation: &Deviation) -> Self {
-        let what = match deviation.what {
-            What::Missing => "missing",
-            What::Unexpected => "unexpected",
-            What::Kind => "kind",
-            What::Contents => "contents",
-            What::Links => "links",
-            What::Metadata | _ => "metadata",
-        };
-        Self { path: deviation.path.to_string(), what, detail: deviation.detail.clone() }
+/// The word for what is wrong with a path.
+fn word(what: What) -> &'static str {
+    match what {
+        What::Missing => "missing",
+        What::Unexpected => "unexpected",
+        What::Kind => "kind",
+        What::Contents => "contents",
+        What::Links => "links",
+        What::Metadata | _ => "metadata",
     }
 }
 
@@ -76,13 +68,15 @@ impl CheckReport {
             compliance::Verdict::Deviant => Verdict::Deviant,
             compliance::Verdict::CouldNotLook | _ => Verdict::CouldNotLook,
         };
+        let deviation =
+            |found: &Deviation| Remark::new(&found.path, found.detail.as_str()).because(word(found.what));
         Self {
             verdict,
             required: report.required.to_string(),
             actual: report.actual.to_string(),
-            deviations: report.deviations.iter().map(Named::from).collect(),
+            deviations: report.deviations.iter().map(deviation).collect(),
             kept: report.kept.iter().map(ToString::to_string).collect(),
-            unknown: report.unknown.iter().map(Unseen::from).collect(),
+            unknown: scan::unknown(&report.unknown),
             counts: report.counts.into(),
             bytes_hashed: report.bytes_hashed,
             seconds: report.elapsed.as_secs_f64(),
@@ -93,7 +87,7 @@ impl CheckReport {
 impl Show for CheckReport {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for deviation in &self.deviations {
-            writeln!(out, "{}: {}", deviation.path, deviation.detail)?;
+            writeln!(out, "{deviation}")?;
         }
         for unseen in &self.unknown {
             writeln!(out, "{unseen}")?;

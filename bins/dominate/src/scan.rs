@@ -2,6 +2,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use dominator_core::view::View;
+use dominator_daemon::remark::Remark;
 use dominator_daemon::report::{Format, Show, show};
 use dominator_daemon::{During, Failure};
 use dominator_fs::root::Root;
@@ -38,7 +39,7 @@ struct ScanReport {
     counts: Counts,
     bytes_hashed: u64,
     seconds: f64,
-    unknown: Vec<Unseen>,
+    unknown: Vec<Remark>,
 }
 
 impl ScanReport {
@@ -49,7 +50,7 @@ impl ScanReport {
             counts: scan.counts.into(),
             bytes_hashed: scan.bytes_hashed,
             seconds: scan.elapsed.as_secs_f64(),
-            unknown: scan.facts.iter().map(Unseen::from).collect(),
+            unknown: unknown(&scan.facts),
         }
     }
 }
@@ -99,22 +100,7 @@ impl std::fmt::Display for Counts {
     }
 }
 
-/// Something that could not be looked at.
-#[derive(Serialize)]
-pub(crate) struct Unseen {
-    pub(crate) path: String,
-    why: String,
-    detail: String,
-}
-
-impl From<&Fact> for Unseen {
-    fn from(fact: &Fact) -> Self {
-        Self { path: fact.path.to_string(), why: fact.why.to_string(), detail: fact.detail.clone() }
-    }
-}
-
-impl std::fmt::Display for Unseen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} ({})", self.path, self.why, self.detail)
-    }
+/// What could not be looked at.
+pub(crate) fn unknown(facts: &[Fact]) -> Vec<Remark> {
+    facts.iter().map(|fact| Remark::unknown(&fact.path, fact.why, &fact.detail)).collect()
 }

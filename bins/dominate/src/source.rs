@@ -1,10 +1,8 @@
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use dominator_core::filter::Filter;
-use dominator_core::object::ObjectId;
-use dominator_core::port::StoreError;
 use dominator_core::tree::Snapshot;
 use dominator_daemon::{During, Failure};
 use dominator_fs::import::{self, Imported, ObjectSink};
@@ -38,7 +36,7 @@ impl Source {
 
     /// The image's tree. What `filter` matches is left out.
     pub(crate) fn tree(&self, filter: &Filter, cancel: &Cancel) -> Result<Imported, Failure> {
-        self.import(filter, cancel, &mut Nowhere).during(|| self.what())
+        self.import(filter, cancel, &mut import::Nowhere).during(|| self.what())
     }
 
     /// Gives the sink the contents of files: those it wants of the `tree` that [`Source::tree`] made. Of an archive,
@@ -81,16 +79,3 @@ impl Source {
 
 /// How much of an archive is read at a time, in bytes.
 const READ: usize = 256 * 1024;
-
-/// A sink that wants nothing: for an image of which only the tree is needed.
-struct Nowhere;
-
-impl ObjectSink for Nowhere {
-    fn want(&mut self, _: &[(ObjectId, u64)]) -> Result<Vec<ObjectId>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    fn put(&mut self, _: ObjectId, _: u64, _: &mut dyn Read) -> Result<(), StoreError> {
-        Err(StoreError::Protocol("an object that nobody wanted".into()))
-    }
-}

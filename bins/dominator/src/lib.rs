@@ -39,12 +39,16 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     let controller = Controller::new(parts, Tuning { herd, ..Tuning::default() }).await;
     let controller = controller.during(|| "can't read what was decided about updates".into())?;
     let services = Services::new(env!("CARGO_PKG_VERSION")).fleet(Arc::new(controller.fleet()));
-    let serving = dominator_daemon::serve(DAEMON, &options.common, tls, services, shutdown);
-    tokio::select! {
-        // The machines are looked after for as long as questions about them are answered, and no longer.
-        served = serving => served,
-        () = controller.run(std::future::pending()) => Ok(()),
-    }
+    // The machines are looked after for as long as questions about them are answered, and no longer: a server that can't
+    // listen ends both.
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = async {
+        let served = dominator_daemon::serve(DAEMON, &options.common, tls, services, shutdown).await;
+        drop(stop);
+        served
+    };
+    let (served, ()) = tokio::join!(serving, controller.run(async { drop(stopped.await) }));
+    served
 }
 
 fn open(state_dir: PathBuf) -> Result<DirectoryClusterStore, Failure> {

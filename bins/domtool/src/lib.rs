@@ -2,12 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod subs;
+mod updates;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dominator_core::herd::Status;
-use dominator_daemon::report::{OutputOptions, remark, show};
+use dominator_daemon::process::EXIT_STATUS;
+use dominator_daemon::report::{OutputOptions, show};
 use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
 use dominator_daemon::{During, Failure};
@@ -15,10 +17,11 @@ use dominator_rpc::client::RemoteFleet;
 use dominator_rpc::controller::{FleetControl as _, Switch};
 
 use crate::subs::{Infos, Subs};
+use crate::updates::{Cleared, Decision};
 
 /// Asks the controller how the machines stand, and tells it whether to change them.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "domtool", version, after_help = EXAMPLE)]
+#[command(name = "domtool", version, after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS}"))]
 pub struct Options {
     /// Talk to this dominator
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:6970", global = true)]
@@ -34,10 +37,11 @@ pub struct Options {
     pub tls: TlsOptions,
 }
 
-const EXAMPLE: &str = r#"Examples:
+const EXAMPLES: &str = r#"Examples:
   domtool list-subs --status "connection refused"
   domtool get-info-for-subs web1 web2 --json
-  domtool disable-updates "the switch in row 7 is being replaced""#;
+  domtool disable-updates "the switch in row 7 is being replaced"
+  domtool clear-safety-shutoff web1"#;
 
 /// What can be done.
 #[derive(Clone, Debug, Subcommand)]
@@ -65,6 +69,14 @@ pub enum Command {
         /// Why, for whoever wonders
         reason: String,
     },
+    /// Show whether machines are changed, and who decided so, when and why
+    GetUpdatesState,
+    /// Agree to the updates of machines that are left alone with the status "unsafe update"
+    ClearSafetyShutoff {
+        /// Which machines
+        #[arg(value_name = "HOST", required = true)]
+        hostnames: Vec<String>,
+    },
 }
 
 /// Does what the options say.
@@ -73,18 +85,32 @@ pub enum Command {
 /// [`Failure`], when it could not be done.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let tls = options.tls.tool()?;
-    let address = options.dominator.to_string();
-    let fleet = RemoteFleet::connect(&tls, &address).await.during(|| format!("can't reach {address}"))?;
+    let fleet = RemoteFleet::connect(&tls, &options.dominator.to_string()).await;
+    let fleet = fleet.during(|| "nothing was done".into())?;
     let format = options.output.format();
     match options.command {
         Command::ListSubs { status } => show(&list(&fleet, status).await?, format)?,
         Command::GetInfoForSubs { hostnames } => {
             let infos = fleet.info(&hostnames).await.during(|| "can't ask how the machines stand".into())?;
-            refuse_strangers(&hostnames, &infos)?;
+            let known = |name: &&String| infos.iter().any(|info| info.hostname == **name);
+            refuse_stranger(hostnames.iter().find(|name| !known(name)))?;
             show(&Infos::of(&infos), format)?;
         }
-        Command::EnableUpdates { reason } => switch(&fleet, Switch::Enabled, &reason).await?,
-        Command::DisableUpdates { reason } => switch(&fleet, Switch::Disabled, &reason).await?,
+        Command::EnableUpdates { reason } => {
+            show(&switch(&fleet, Switch::Enabled, &reason).await?, format)?;
+        }
+        Command::DisableUpdates { reason } => {
+            show(&switch(&fleet, Switch::Disabled, &reason).await?, format)?;
+        }
+        Command::GetUpdatesState => {
+            let updates = fleet.updates().await.during(|| "can't ask about updates".into())?;
+            show(&Decision::of(updates), format)?;
+        }
+        Command::ClearSafetyShutoff { hostnames } => {
+            let (cleared, strangers) = clear(&fleet, hostnames).await?;
+            show(&Cleared::of(cleared), format)?;
+            refuse_stranger(strangers.first())?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -99,21 +125,29 @@ async fn list(fleet: &RemoteFleet, status: Option<Status>) -> Result<Subs, Failu
     Ok(Subs::of(standing.map(|info| info.hostname).collect()))
 }
 
-async fn switch(fleet: &RemoteFleet, switch: Switch, reason: &str) -> Result<(), Failure> {
+async fn switch(fleet: &RemoteFleet, switch: Switch, reason: &str) -> Result<Decision, Failure> {
     // Who decided is what the certificate says; the server does not ask us.
     fleet.switch_updates(switch, reason, "").await.during(|| "can't decide on updates".into())?;
-    let words = match switch {
-        Switch::Enabled => "updates are enabled",
-        Switch::Disabled => "updates are disabled for all machines",
-    };
-    remark("domtool", words);
-    Ok(())
+    Ok(Decision::made(switch))
 }
 
-fn refuse_strangers(asked: &[String], infos: &[dominator_rpc::controller::SubInfo]) -> Result<(), Failure> {
-    let known = |name: &&String| infos.iter().any(|info| info.hostname == **name);
-    match asked.iter().find(|name| !known(name)) {
-        Some(stranger) => Err(Failure::new(format!("the machine data base has no machine {stranger:?}"))),
-        None => Ok(()),
+/// Those of the machines that the controller knows, and those that it does not.
+async fn clear(fleet: &RemoteFleet, hostnames: Vec<String>) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let (mut cleared, mut strangers) = (Vec::new(), Vec::new());
+    for name in hostnames {
+        let known = fleet.clear_safety_shutoff(&name).await;
+        match known.during(|| format!("can't clear the safety shut-off of {name}"))? {
+            true => cleared.push(name),
+            false => strangers.push(name),
+        }
     }
+    Ok((cleared, strangers))
+}
+
+fn refuse_stranger(stranger: Option<&String>) -> Result<(), Failure> {
+    stranger.map_or(Ok(()), |name| {
+        Err(Failure::new(format!(
+            "the machine data base has no machine {name:?}; list-subs names those it has"
+        )))
+    })
 }

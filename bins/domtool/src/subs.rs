@@ -1,9 +1,10 @@
 //! How machines stand, as shown.
 
 use std::io::{self, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use dominator_daemon::report::Show;
+use dominator_daemon::value::{ago, rfc3339};
 use dominator_rpc::controller::SubInfo;
 use serde::Serialize;
 
@@ -37,31 +38,35 @@ struct Info {
     status: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     detail: String,
-    /// Seconds since 1970, like the other times.
-    since: u64,
+    since: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    last_heard: Option<u64>,
+    last_heard: Option<String>,
+    /// When it was last heard of, for people.
+    #[serde(skip)]
+    heard: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     required_image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     planned_image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_image: Option<String>,
-    unknown: u64,
+    unknown_count: u64,
 }
 
 impl Infos {
     pub(crate) fn of(infos: &[SubInfo]) -> Self {
+        let now = SystemTime::now();
         let info = |info: &SubInfo| Info {
             hostname: info.hostname.clone(),
             status: info.status.text().into(),
             detail: info.detail.clone(),
-            since: seconds(info.since),
-            last_heard: info.last_heard.map(seconds),
+            since: rfc3339(info.since),
+            last_heard: info.last_heard.map(rfc3339),
+            heard: info.last_heard.map_or_else(|| "never".into(), |time| ago(time, now)),
             required_image: info.required_image.as_ref().map(ToString::to_string),
             planned_image: info.planned_image.as_ref().map(ToString::to_string),
             last_image: info.last_image.as_ref().map(ToString::to_string),
-            unknown: info.unknown,
+            unknown_count: info.unknown,
         };
         Self { subs: infos.iter().map(info).collect() }
     }
@@ -70,7 +75,8 @@ impl Infos {
 impl Show for Infos {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         for info in &self.subs {
-            writeln!(out, "{}: {}", info.hostname, info.status)?;
+            let Info { hostname, status, since, heard, .. } = info;
+            writeln!(out, "{hostname}: {status} since {since}, last heard {heard}")?;
             if !info.detail.is_empty() {
                 writeln!(out, "    {}", info.detail)?;
             }
@@ -84,14 +90,10 @@ impl Show for Infos {
                     writeln!(out, "    {words} {image}")?;
                 }
             }
-            if info.unknown > 0 {
-                writeln!(out, "    {} paths could not be looked at", info.unknown)?;
+            if info.unknown_count > 0 {
+                writeln!(out, "    {} paths could not be looked at", info.unknown_count)?;
             }
         }
         Ok(())
     }
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,9 +11,9 @@ use dominator_core::filter::Filter;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{ImageStore as _, ObjectSource};
-use dominator_core::trigger::Triggers;
 use dominator_daemon::report::{Show, byte_bar, remark};
-use dominator_daemon::{During, Failure};
+use dominator_daemon::value::HumanBytes;
+use dominator_daemon::{During, Failure, input};
 use dominator_fs::import::{self, Imported};
 use dominator_fs::root::Root;
 use dominator_fs::scan::Cancel;
@@ -27,13 +27,10 @@ use crate::options::AddOptions;
 use crate::required;
 use crate::source::{Offers, Shown, TreeSource};
 
-/// The longest filter or trigger file accepted, in bytes.
-const MAX_TEXT: u64 = 4 * 1024 * 1024;
-
 /// What was added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Added {
-    name: String,
+    image: String,
     tree: String,
     /// Objects of the image: file contents, directories and hard links.
     objects: u64,
@@ -46,10 +43,11 @@ pub(crate) struct Added {
 
 impl Show for Added {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { name, objects, bytes, sent_objects, sent_bytes, seconds, .. } = self;
+        let Self { image, objects, sent_objects, seconds, .. } = self;
+        let [bytes, sent_bytes] = [self.bytes, self.sent_bytes].map(HumanBytes);
         writeln!(
             out,
-            "{name}: {objects} objects of {bytes} bytes, {sent_objects} of {sent_bytes} bytes sent, {seconds:.1} s"
+            "{image}: {objects} objects of {bytes}, {sent_objects} of {sent_bytes} sent, {seconds:.1} s"
         )
     }
 }
@@ -61,11 +59,12 @@ impl Show for Added {
 pub(crate) async fn add(tls: &Tls, server: &str, options: AddOptions) -> Result<Added, Failure> {
     let began = Instant::now();
     let name = options.name.clone();
-    let images = RemoteImages::connect(tls, server).await.during(|| format!("can't reach {server}"))?;
-    if images.exists(&name).await.during(|| format!("can't ask for {name}"))? {
+    let during = || format!("can't add {name}");
+    let images = RemoteImages::connect(tls, server).await.during(during)?;
+    if images.exists(&name).await.during(during)? {
         return Err(Failure::new(format!("there is an image {name}; choose another name")));
     }
-    let objects = RemoteObjects::connect(tls, server).await.during(|| format!("can't reach {server}"))?;
+    let objects = RemoteObjects::connect(tls, server).await.during(during)?;
     let prepared = tokio::task::spawn_blocking(move || Prepared::of(&options)).await;
     let Prepared { image, offers, source, spool } =
         prepared.during(|| "the import was broken off".into())??;
@@ -75,10 +74,10 @@ pub(crate) async fn add(tls: &Tls, server: &str, options: AddOptions) -> Result<
     let offered: Vec<_> = offers.iter().map(|(id, size)| (*id, *size)).collect();
     let sent = objects.push(&offered, &shown).await.during(|| format!("can't send objects to {server}"))?;
     bar.finish_and_clear();
-    images.add(&name, image).await.during(|| format!("can't add {name}"))?;
+    images.add(&name, image).await.during(during)?;
     drop(spool);
     Ok(Added {
-        name: name.to_string(),
+        image: name.to_string(),
         tree: tree.to_string(),
         objects: offers.len() as u64,
         bytes: offers.values().sum(),
@@ -99,14 +98,8 @@ struct Prepared {
 
 impl Prepared {
     fn of(options: &AddOptions) -> Result<Self, Failure> {
-        let filter = match options.filter.as_os_str().is_empty() {
-            true => Filter::Sparse,
-            false => read_filter(&options.filter)?,
-        };
-        let triggers = match options.triggers.as_os_str().is_empty() {
-            true => Triggers::default(),
-            false => read_triggers(&options.triggers)?,
-        };
+        let filter = input::filter(&options.filter)?;
+        let triggers = input::triggers(&options.triggers)?;
         let (imported, offers, source, spool) = read_tree(&options.source, &filter)?;
         if imported.attributes_dropped > 0 {
             let count = imported.attributes_dropped;
@@ -167,24 +160,4 @@ fn refuse_incomplete(name: &ImageName, imported: &Imported) -> Result<(), Failur
         "{name} lacks {}, which every machine needs; if that is meant, say --no-required-paths",
         lacking.join(", ")
     )))
-}
-
-fn read_filter(path: &Path) -> Result<Filter, Failure> {
-    let during = || format!("can't use the filter {}", path.display());
-    let text = String::from_utf8(read(path)?).during(during)?;
-    Filter::parse(&text).during(during)
-}
-
-fn read_triggers(path: &Path) -> Result<Triggers, Failure> {
-    Triggers::from_json(&read(path)?).during(|| format!("can't use the triggers {}", path.display()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
-    read.during(|| format!("can't read {}", path.display()))?;
-    if bytes.len() as u64 > MAX_TEXT {
-        return Err(Failure::new(format!("{} has more than {MAX_TEXT} bytes", path.display())));
-    }
-    Ok(bytes)
 }

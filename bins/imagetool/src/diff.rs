@@ -7,6 +7,7 @@ use dominator_core::image::ImageName;
 use dominator_core::inode::{Inode, Kind, Timestamp};
 use dominator_core::path::ImagePath;
 use dominator_core::tree::Snapshot;
+use dominator_daemon::remark::Remark;
 use dominator_daemon::report::Show;
 use serde::Serialize;
 
@@ -15,25 +16,12 @@ use serde::Serialize;
 pub(crate) struct Differences {
     left: String,
     right: String,
-    differences: Vec<Difference>,
+    differences: Vec<Remark>,
 }
 
-/// A path that differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Difference {
-    path: String,
-    change: Change,
-    /// In what, for people.
-    details: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Change {
-    Added,
-    Removed,
-    Changed,
-}
+const ADDED: &str = "added";
+const REMOVED: &str = "removed";
+const CHANGED: &str = "changed";
 
 impl Differences {
     /// Compares two images path by path.
@@ -42,20 +30,15 @@ impl Differences {
         let mut differences = BTreeMap::new();
         for (path, new) in &after.0 {
             let difference = match before.0.remove(path) {
-                None => Some((Change::Added, vec![new.inode.kind_name().into()])),
-                Some(old) => {
-                    Some((Change::Changed, old.differs(new))).filter(|(_, details)| !details.is_empty())
-                }
+                None => Some((ADDED, vec![new.inode.kind_name().into()])),
+                Some(old) => Some((CHANGED, old.differs(new))).filter(|(_, details)| !details.is_empty()),
             };
             differences.extend(difference.map(|found| (path, found)));
         }
-        let gone =
-            before.0.iter().map(|(path, old)| (path, (Change::Removed, vec![old.inode.kind_name().into()])));
+        let gone = before.0.iter().map(|(path, old)| (path, (REMOVED, vec![old.inode.kind_name().into()])));
         differences.extend(gone);
-        let entry = |(path, (change, details)): (&ImagePath, (Change, Vec<String>))| Difference {
-            path: path.to_string(),
-            change,
-            details,
+        let entry = |(path, (why, details)): (&ImagePath, (&'static str, Vec<String>))| {
+            Remark::new(path, details.join(", ")).because(why)
         };
         Self {
             left: left.0.to_string(),
@@ -72,13 +55,13 @@ impl Differences {
 
 impl Show for Differences {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        for Difference { path, change, details } in &self.differences {
-            let sign = match change {
-                Change::Added => '+',
-                Change::Removed => '-',
-                Change::Changed => '~',
+        for Remark { path, why, detail } in &self.differences {
+            let sign = match *why {
+                Some(ADDED) => '+',
+                Some(REMOVED) => '-',
+                _ => '~',
             };
-            writeln!(out, "{sign} {path} ({})", details.join(", "))?;
+            writeln!(out, "{sign} {path} ({detail})")?;
         }
         Ok(())
     }

@@ -9,7 +9,9 @@ use std::time::Instant;
 use dominator_core::image::ImageName;
 use dominator_core::port::ImageStore as _;
 use dominator_core::tree::Snapshot;
+use dominator_daemon::remark::Remark;
 use dominator_daemon::report::{Show, byte_bar};
+use dominator_daemon::value::HumanBytes;
 use dominator_daemon::{During, Failure};
 use dominator_fs::export;
 use dominator_fs::root::Root;
@@ -25,26 +27,20 @@ use crate::source::Shown;
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Written {
-    name: String,
+    image: String,
     directory: String,
     objects: u64,
     bytes: u64,
     /// What this process may not make or set.
-    left_out: Vec<LeftOut>,
+    left_out: Vec<Remark>,
     seconds: f64,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct LeftOut {
-    path: String,
-    what: String,
 }
 
 impl Show for Written {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        let Self { name, directory, objects, bytes, left_out, seconds } = self;
-        left_out.iter().try_for_each(|LeftOut { path, what }| writeln!(out, "left out: {path}: {what}"))?;
-        writeln!(out, "{name} in {directory}: {objects} objects of {bytes} bytes, {seconds:.1} s")
+        let Self { image, directory, objects, bytes, left_out, seconds } = self;
+        left_out.iter().try_for_each(|left| writeln!(out, "left out: {left}"))?;
+        writeln!(out, "{image} in {directory}: {objects} objects of {}, {seconds:.1} s", HumanBytes(*bytes))
     }
 }
 
@@ -59,9 +55,10 @@ pub(crate) async fn get(
     directory: PathBuf,
 ) -> Result<Written, Failure> {
     let began = Instant::now();
-    let images = RemoteImages::connect(tls, server).await.during(|| format!("can't reach {server}"))?;
-    let tree = images.tree(name).await.during(|| format!("can't get {name}"))?;
-    let objects = RemoteObjects::connect(tls, server).await.during(|| format!("can't reach {server}"))?;
+    let during = || format!("can't get {name}");
+    let images = RemoteImages::connect(tls, server).await.during(during)?;
+    let tree = images.tree(name).await.during(during)?;
+    let objects = RemoteObjects::connect(tls, server).await.during(during)?;
     let sizes = tree.objects();
     let (count, bytes) = (sizes.len() as u64, sizes.values().sum());
     let bar = byte_bar("getting", 0);
@@ -71,9 +68,9 @@ pub(crate) async fn get(
     let exported = tokio::task::spawn_blocking(move || write(&tree, &directory, remote)).await;
     let exported = exported.during(|| "the export was broken off".into())??;
     bar.finish_and_clear();
-    let left_out = |left: export::LeftOut| LeftOut { path: left.path.to_string(), what: left.what };
+    let left_out = |left: export::LeftOut| Remark::new(&left.path, left.what);
     Ok(Written {
-        name: name.to_string(),
+        image: name.to_string(),
         directory: shown,
         objects: count,
         bytes,

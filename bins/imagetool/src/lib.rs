@@ -15,15 +15,15 @@ pub use options::{AddOptions, Command, Options};
 use std::process::ExitCode;
 
 use dominator_core::image::ImageName;
-use dominator_core::port::ImageStore as _;
+use dominator_core::port::{ImageError, ImageStore as _};
 use dominator_daemon::process::answer;
-use dominator_daemon::report::{Format, remark, show};
+use dominator_daemon::report::{Format, show};
 use dominator_daemon::{During, Failure};
 use dominator_rpc::client::RemoteImages;
 use dominator_rpc::transport::Tls;
 
 use crate::diff::Differences;
-use crate::list::{Existence, Names};
+use crate::list::{Deleted, Existence, Names};
 use crate::show::Summary;
 
 const NAME: &str = "imagetool";
@@ -60,34 +60,34 @@ struct Server {
 }
 
 impl Server {
-    async fn images(&self) -> Result<RemoteImages, Failure> {
-        RemoteImages::connect(&self.tls, &self.address)
-            .await
-            .during(|| format!("can't reach {}", self.address))
+    async fn images(&self) -> Result<RemoteImages, ImageError> {
+        RemoteImages::connect(&self.tls, &self.address).await
     }
 
     async fn list(&self) -> Result<(), Failure> {
-        let names = self.images().await?.list().await.during(|| "can't list the images".into())?;
+        let during = || "can't list the images".into();
+        let names = self.images().await.during(during)?.list().await.during(during)?;
         show(&Names::of(&names), self.format)
     }
 
     async fn show(&self, name: &ImageName) -> Result<(), Failure> {
-        let images = self.images().await?;
         let during = || format!("can't show {name}");
+        let images = self.images().await.during(during)?;
         let image = images.image(name).await.during(during)?;
         let tree = images.tree(name).await.during(during)?;
         show(&Summary::of(name, &image, &tree), self.format)
     }
 
     async fn check(&self, name: &ImageName) -> Result<bool, Failure> {
-        let exists = self.images().await?.exists(name).await.during(|| format!("can't ask for {name}"))?;
-        show(&Existence { name: name.to_string(), exists }, self.format)?;
+        let during = || format!("can't ask for {name}");
+        let exists = self.images().await.during(during)?.exists(name).await.during(during)?;
+        show(&Existence { image: name.to_string(), exists }, self.format)?;
         Ok(exists)
     }
 
     /// Whether they are the same.
     async fn diff(&self, left: &ImageName, right: &ImageName) -> Result<bool, Failure> {
-        let images = self.images().await?;
+        let images = self.images().await.during(|| "can't compare".into())?;
         let before = images.tree(left).await.during(|| format!("can't get {left}"))?;
         let after = images.tree(right).await.during(|| format!("can't get {right}"))?;
         let differences = Differences::between((left, &before), (right, &after));
@@ -96,8 +96,8 @@ impl Server {
     }
 
     async fn delete(&self, name: &ImageName) -> Result<(), Failure> {
-        self.images().await?.delete(name).await.during(|| format!("can't delete {name}"))?;
-        remark(NAME, &format!("{name} is deleted; its name is never free again"));
-        Ok(())
+        let during = || format!("can't delete {name}");
+        self.images().await.during(during)?.delete(name).await.during(during)?;
+        show(&Deleted { image: name.to_string(), deleted: true }, self.format)
     }
 }

@@ -27,12 +27,25 @@ impl Show for Names {
 /// Whether there is an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Existence {
-    pub(crate) name: String,
+    pub(crate) image: String,
     pub(crate) exists: bool,
 }
 
 impl Show for Existence {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{} {}", self.name, if self.exists { "exists" } else { "does not exist" })
+        writeln!(out, "{} {}", self.image, if self.exists { "exists" } else { "does not exist" })
+    }
+}
+
+/// An image that was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Deleted {
+    pub(crate) image: String,
+    pub(crate) deleted: bool,
+}
+
+impl Show for Deleted {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{} is deleted; its name is never free again", self.image)
     }
 }

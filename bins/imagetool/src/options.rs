@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use dominator_core::image::ImageName;
+use dominator_daemon::process::EXIT_STATUS_OF_ANSWERS;
 use dominator_daemon::report::OutputOptions;
 use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
@@ -12,7 +13,7 @@ use dominator_daemon::value::HostPort;
 /// An image is a tree of files with a filter (which paths of a machine are left alone) and triggers (which services are
 /// restarted when which paths change), under a name that is never used twice.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "imagetool", version, after_help = EXAMPLE)]
+#[command(name = "imagetool", version, after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS_OF_ANSWERS}"))]
 pub struct Options {
     /// Talk to this image server
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:6971", global = true)]
@@ -28,7 +29,7 @@ pub struct Options {
     pub tls: TlsOptions,
 }
 
-const EXAMPLE: &str = r#"Examples:
+const EXAMPLES: &str = r#"Examples:
   imagetool add web/2026-11-22 /srv/web-root filter.txt triggers.json
   imagetool add keys/3 keys.tar "" ""        # sparse: adds and repairs its own paths, never deletes
   imagetool diff web/2026-11-20 web/2026-11-22"#;

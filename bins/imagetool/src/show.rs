@@ -5,27 +5,36 @@ use std::io::{self, Write};
 
 use dominator_core::filter::Filter;
 use dominator_core::image::{Image, ImageName};
+use dominator_core::inode::Kind;
 use dominator_core::tree::Snapshot;
 use dominator_core::view::XattrClass;
 use dominator_daemon::report::Show;
+use dominator_daemon::value::{HumanBytes, rfc3339_at};
 use serde::Serialize;
 
 /// An image as `imagetool show` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Summary {
-    name: String,
+    image: String,
     id: String,
     tree: String,
     filter: FilterText,
     triggers: Vec<TriggerText>,
     xattrs: Vec<&'static str>,
     created_by: String,
-    created_on: u64,
+    created_on: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<u64>,
+    expires_at: Option<String>,
     annotations: BTreeMap<String, String>,
     tags: BTreeMap<String, String>,
+    /// How many names of each kind there are.
     counts: Counts,
+    /// Inodes with several names.
+    hard_link_sets: u64,
+    /// Different contents.
+    objects: u64,
+    /// Length of all different contents.
+    bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,16 +49,14 @@ struct TriggerText {
     lines: Vec<String>,
 }
 
-/// How much a tree holds.
+/// How many names of each kind there are; the root is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Counts {
-    /// By kind, as `find -type` users know them.
-    kinds: BTreeMap<&'static str, u64>,
-    hard_link_sets: u64,
-    /// Different contents.
-    objects: u64,
-    /// Length of all different contents.
-    bytes: u64,
+    directories: u64,
+    files: u64,
+    computed: u64,
+    symlinks: u64,
+    special: u64,
 }
 
 impl Summary {
@@ -59,19 +66,24 @@ impl Summary {
             service: trigger.service.clone(),
             lines: trigger.match_lines.clone(),
         };
+        let objects = tree.objects();
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Self {
-            name: name.to_string(),
+            image: name.to_string(),
             id: image.id().to_string(),
             tree: image.tree_id().to_string(),
             filter: FilterText::of(&image.filter),
             triggers: image.triggers.iter().map(trigger).collect(),
             xattrs: XattrClass::ALL.into_iter().filter_map(|class| class_name(image, class)).collect(),
             created_by: image.created_by.clone(),
-            created_on: image.created_on,
-            expires_at: image.expires_at,
+            created_on: rfc3339_at(image.created_on),
+            expires_at: image.expires_at.map(rfc3339_at),
             annotations: image.annotations.clone(),
             tags: image.tags.clone(),
             counts: Counts::of(tree),
+            hard_link_sets: count(tree.links.iter().count()),
+            objects: count(objects.len()),
+            bytes: objects.values().sum(),
         }
     }
 }
@@ -88,38 +100,47 @@ impl FilterText {
 
 impl Counts {
     fn of(tree: &Snapshot) -> Self {
-        let mut kinds = BTreeMap::new();
-        tree.walk(|_, inode| *kinds.entry(inode.kind_name()).or_default() += 1);
-        let objects = tree.objects();
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        Self {
-            kinds,
-            hard_link_sets: count(tree.links.iter().count()),
-            objects: count(objects.len()),
-            bytes: objects.values().sum(),
-        }
+        let mut counts = Self::default();
+        tree.walk(|_, inode| {
+            *match inode.kind {
+                Kind::Directory { .. } => &mut counts.directories,
+                Kind::Regular { .. } => &mut counts.files,
+                Kind::Computed { .. } => &mut counts.computed,
+                Kind::Symlink { .. } => &mut counts.symlinks,
+                Kind::BlockDevice { .. }
+                | Kind::CharDevice { .. }
+                | Kind::Fifo { .. }
+                | Kind::Unknown { .. }
+                | _ => &mut counts.special,
+            } += 1;
+        });
+        counts
     }
 }
 
 impl Show for Summary {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "image    {}", self.name)?;
+        writeln!(out, "image    {}", self.image)?;
         writeln!(out, "id       {}", self.id)?;
         writeln!(out, "tree     {}", self.tree)?;
-        writeln!(out, "created  by {} at {} s after 1970", self.created_by, self.created_on)?;
-        if let Some(end) = self.expires_at {
-            writeln!(out, "expires  at {end} s after 1970")?;
+        writeln!(out, "created  by {} on {}", self.created_by, self.created_on)?;
+        if let Some(end) = &self.expires_at {
+            writeln!(out, "expires  {end}")?;
         }
         for (title, map) in [("note", &self.annotations), ("tag", &self.tags)] {
             map.iter().try_for_each(|(key, value)| writeln!(out, "{title:<8} {key} = {value}"))?;
         }
-        for (kind, count) in &self.counts.kinds {
-            writeln!(out, "holds    {count} × {kind}")?;
-        }
-        let Counts { hard_link_sets, objects, bytes, .. } = &self.counts;
+        let Counts { directories, files, computed, symlinks, special } = &self.counts;
         writeln!(
             out,
-            "in all   {objects} objects, {bytes} bytes, {hard_link_sets} inodes with several names"
+            "holds    {directories} directories, {files} files, {computed} computed files, {symlinks} symlinks, \
+             {special} devices and pipes"
+        )?;
+        let Self { objects, hard_link_sets, bytes, .. } = self;
+        writeln!(
+            out,
+            "in all   {objects} objects of {}, {hard_link_sets} inodes with several names",
+            HumanBytes(*bytes)
         )?;
         writeln!(
             out,

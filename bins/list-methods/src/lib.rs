@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dominator_core::authorise::{Access, Role};
+use dominator_daemon::process::EXIT_STATUS;
 use dominator_daemon::report::{OutputOptions, Show, show};
 use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 /// Lists what may be called on a server: one Service.Method a line, as a certificate lists them.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "list-methods", version, after_help = "Example:\n  list-methods images.example.com:6971")]
+#[command(name = "list-methods", version, after_help = format!("{EXAMPLE}\n\n{EXIT_STATUS}"))]
 pub struct Options {
     /// The server
     #[arg(value_name = "HOST:PORT")]
@@ -30,6 +31,10 @@ pub struct Options {
     #[command(flatten)]
     pub tls: TlsOptions,
 }
+
+const EXAMPLE: &str = "\
+Example:
+  list-methods images.example.com:6971";
 
 /// Does what the options say.
 ///

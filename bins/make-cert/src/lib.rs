@@ -109,7 +109,7 @@ pub enum MakeCertError {
         source: BadPattern,
     },
     /// A file that can't be read.
-    #[error("cannot read {}", path.display())]
+    #[error("can't read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

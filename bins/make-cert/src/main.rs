@@ -71,13 +71,20 @@ const EXAMPLES: &str = "Examples:
   make-cert --new-ca root --common-name Dominator     # copy root.pem to /etc/ssl/CA.pem everywhere
   make-cert root subd AUTO subd ObjectServer.GetObjects
   make-cert root alice AUTO alice 'ImageServer.*,Subd.Poll' --group operators
-  make-cert root filegen-server AUTO filegen-server ''";
+  make-cert root filegen-server AUTO filegen-server ''
+
+Exit status:
+  0  it was made
+  2  it could not be made, or the command line is wrong";
+
+/// The exit status of a failure: 1 answers questions with no, and this tool asks none.
+const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     let result = run(Args::parse(), SystemTime::now());
     let (text, code) = match result {
         Ok(made) => (report(&made), ExitCode::SUCCESS),
-        Err(error) => (format!("make-cert: {}", with_causes(&error)), ExitCode::FAILURE),
+        Err(error) => (format!("make-cert: {}", with_causes(&error)), ExitCode::from(FAILED)),
     };
     // There is nobody left to tell when standard error is gone.
     writeln!(io::stderr(), "{text}").ok();

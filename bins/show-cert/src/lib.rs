@@ -33,6 +33,7 @@ pub struct Shown {
     /// The methods it claims, in order.
     pub methods: Vec<String>,
     /// The role it claims as a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
     /// The subject alternative names, in order.
     pub alternative_names: Vec<Name>,

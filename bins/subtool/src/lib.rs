@@ -8,15 +8,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dominator_core::image::ImageName;
+use dominator_daemon::process::EXIT_STATUS;
 use dominator_daemon::report::{OutputOptions, show};
 use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
 use dominator_daemon::{During, Failure};
 use dominator_rpc::client::{RemoteAgent, RemoteImages};
 
-/// Asks one machine's subd how the machine stands and what an image would change. Nothing is changed.
+/// Asks one machine's subd how the machine stands and what an image would change. No file is changed.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "subtool", version, after_help = EXAMPLE)]
+#[command(name = "subtool", version, after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS}"))]
 pub struct Options {
     /// Talk to this subd
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:6969", global = true)]
@@ -32,7 +33,7 @@ pub struct Options {
     pub tls: TlsOptions,
 }
 
-const EXAMPLE: &str = "\
+const EXAMPLES: &str = "\
 Examples:
   subtool --sub web1:6969 poll
   subtool --sub web1:6969 show-update-request web/2026-11-22 --image-server images:6971";
@@ -61,15 +62,14 @@ pub enum Command {
 /// [`Failure`], when it could not be done.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let tls = options.tls.tool()?;
-    let address = options.sub.to_string();
-    let agent = RemoteAgent::connect(&tls, &address).await.during(|| format!("can't reach {address}"))?;
+    let agent = RemoteAgent::connect(&tls, &options.sub.to_string()).await;
+    let agent = agent.during(|| "nothing was done".into())?;
     let format = options.output.format();
     match options.command {
         Command::Poll => show(&poll::poll(&agent).await?, format)?,
         Command::ShowUpdateRequest { image, image_server } => {
-            let server = image_server.to_string();
-            let images =
-                RemoteImages::connect(&tls, &server).await.during(|| format!("can't reach {server}"))?;
+            let images = RemoteImages::connect(&tls, &image_server.to_string()).await;
+            let images = images.during(|| format!("can't get {image}"))?;
             show(&request::request(&agent, &images, image).await?, format)?;
         }
     }

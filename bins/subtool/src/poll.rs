@@ -2,8 +2,10 @@
 
 use std::io::{self, Write};
 
-use dominator_core::port::{Activity, Agent, PollReply, PollRequest, Scanned};
+use dominator_core::port::{Activity, Agent, PathFailure, PollReply, PollRequest, Scanned};
+use dominator_daemon::remark::Remark;
 use dominator_daemon::report::Show;
+use dominator_daemon::value::HumanBytes;
 use dominator_daemon::{During, Failure};
 use serde::Serialize;
 
@@ -25,16 +27,11 @@ pub(crate) struct Reply {
     last_update_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     write_error: Option<String>,
-    free_space: u64,
-    unknown: u64,
-    facts: Vec<Fact>,
+    free_bytes: u64,
+    unknown_count: u64,
+    /// Some of them.
+    unknown: Vec<Remark>,
     kept: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Fact {
-    path: String,
-    reason: String,
 }
 
 /// Polls whatever view the agent looks through.
@@ -46,14 +43,11 @@ pub(crate) async fn poll(agent: &dyn Agent) -> Result<Reply, Failure> {
 impl Reply {
     fn of(PollReply { scanned, status }: &PollReply) -> Self {
         let (word, tree) = match scanned {
-            Scanned::NeedView => ("needs a view", None),
-            Scanned::NotYet => ("not yet", None),
+            Scanned::NeedView => ("needs-view", None),
+            Scanned::NotYet => ("not-yet", None),
             Scanned::Tree(tree) => ("complete", Some(tree)),
         };
-        let fact = |fact: &dominator_core::port::PathFailure| Fact {
-            path: fact.path.to_string(),
-            reason: fact.reason.clone(),
-        };
+        let remark = |fact: &PathFailure| Remark::new(&fact.path, fact.reason.as_str());
         Self {
             scanned: word,
             tree: tree.map(|tree| tree.id().to_string()),
@@ -69,9 +63,9 @@ impl Reply {
             last_image: status.last_image.as_ref().map(ToString::to_string),
             last_update_error: status.last_update_error.clone(),
             write_error: status.write_error.clone(),
-            free_space: status.free_space,
-            unknown: status.unknown,
-            facts: status.facts.iter().map(fact).collect(),
+            free_bytes: status.free_space,
+            unknown_count: status.unknown,
+            unknown: status.facts.iter().map(remark).collect(),
             kept: status.kept.iter().map(ToString::to_string).collect(),
         }
     }
@@ -97,11 +91,9 @@ impl Show for Reply {
             }
         }
         writeln!(out, "activity    {}", self.activity)?;
-        writeln!(out, "free space  {} bytes", self.free_space)?;
-        writeln!(out, "unknown     {} paths", self.unknown)?;
-        self.facts
-            .iter()
-            .try_for_each(|Fact { path, reason }| writeln!(out, "            {path}: {reason}"))?;
+        writeln!(out, "free space  {}", HumanBytes(self.free_bytes))?;
+        writeln!(out, "unknown     {} paths", self.unknown_count)?;
+        self.unknown.iter().try_for_each(|remark| writeln!(out, "            {remark}"))?;
         self.kept.iter().try_for_each(|path| writeln!(out, "kept        {path}"))
     }
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 use dominator_core::herd::Required;
 use dominator_core::image::ImageName;
 use dominator_core::object::ObjectId;
-use dominator_core::plan::{Compared, Comparison, Operation};
+use dominator_core::plan::{Compared, Comparison};
 use dominator_core::port::{Agent, ImageStore, PollReply, PollRequest, Scanned};
 use dominator_core::tree::{Directory, DirectoryMap, LinkSets, Tree};
+use dominator_daemon::remark::{Remark, Step};
 use dominator_daemon::report::{Show, remark};
+use dominator_daemon::value::HumanBytes;
 use dominator_daemon::{During, Failure};
 use serde::Serialize;
 
@@ -29,15 +31,7 @@ pub(crate) struct Request {
     objects: u64,
     bytes: u64,
     /// Paths of which nothing is known.
-    unknown: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Step {
-    operation: &'static str,
-    paths: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
+    unknown: Vec<Remark>,
 }
 
 /// Asks the agent and compares.
@@ -64,45 +58,26 @@ impl Request {
         Self {
             image: required.name.to_string(),
             in_sync: compared.plan.is_empty(),
-            operations: compared.plan.operations.iter().map(Step::of).collect(),
+            operations: compared.plan.operations.iter().map(Step::from).collect(),
             objects: objects.len() as u64,
             bytes: objects.values().sum(),
-            unknown: compared.unknown.iter().map(ToString::to_string).collect(),
+            unknown: compared.unknown.iter().map(|path| Remark::new(path, "")).collect(),
         }
-    }
-}
-
-impl Step {
-    fn of(operation: &Operation) -> Self {
-        let (word, detail) = match operation {
-            Operation::MakeDirectory { .. } => ("make-directory", None),
-            Operation::Put { inode, .. } => ("put", Some(inode.kind_name().to_owned())),
-            Operation::Link { target, .. } => ("link", Some(target.to_string())),
-            Operation::SetMetadata { inode, .. } => {
-                ("set-metadata", Some(format!("mode {}, owner {}:{}", inode.mode, inode.uid, inode.gid)))
-            }
-            Operation::Delete { .. } => ("delete", None),
-            other => ("other", Some(other.to_string())),
-        };
-        Self { operation: word, paths: operation.paths().iter().map(ToString::to_string).collect(), detail }
     }
 }
 
 impl Show for Request {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        for Step { operation, paths, detail } in &self.operations {
-            let detail = detail.as_ref().map_or_else(String::new, |words| format!(" ({words})"));
-            writeln!(out, "{operation} {}{detail}", paths.join(" "))?;
-        }
+        self.operations.iter().try_for_each(|step| writeln!(out, "{step}"))?;
         self.unknown.iter().try_for_each(|path| writeln!(out, "unknown {path}"))?;
         match self.in_sync {
             true => writeln!(out, "the machine is what {} says", self.image),
             false => writeln!(
                 out,
-                "{} operations, up to {} objects of {} bytes to fetch",
+                "{} operations, up to {} objects of {} to fetch",
                 self.operations.len(),
                 self.objects,
-                self.bytes
+                HumanBytes(self.bytes)
             ),
         }
     }

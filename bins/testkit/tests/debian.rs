@@ -91,5 +91,5 @@ fn a_nearly_blank_root_becomes_debian_is_repaired_and_upgraded() {
     assert_eq!(updates(&dominator, mark), 1, "{:#?}", dominator.log_since(mark));
     let info =
         lab.tool("subtool", &admin, ["--sub", &format!("{}:6969", lab.address(1)), "poll", "--json"]).json();
-    assert_eq!((&info["last_image"], &info["unknown"]), (&"debian/2".into(), &0.into()), "{info:#}");
+    assert_eq!((&info["last_image"], &info["unknown_count"]), (&"debian/2".into(), &0.into()), "{info:#}");
 }

@@ -30,7 +30,8 @@ fn every_json_result_is_as_its_schema_says() {
     let [filter, triggers, got] = [&filter, &triggers, &got].map(|path| path.to_str().unwrap());
     let [first, second] = [&trees[0], &trees[1]].map(|path| path.to_str().unwrap());
     let images = ["--image-server", &server, "--json"];
-    let rows: [Row<'_>; 12] = [
+    let fleet = ["--dominator", &controller, "--json"];
+    let rows: [Row<'_>; 18] = [
         ("imagetool-add", "imagetool", &images, &["add", "web/1", first, filter, triggers], 0),
         ("imagetool-add", "imagetool", &images, &["add", "web/2", second, "", ""], 0),
         ("imagetool-list", "imagetool", &images, &["list"], 0),
@@ -39,14 +40,13 @@ fn every_json_result_is_as_its_schema_says() {
         ("imagetool-check", "imagetool", &images, &["check", "web/3"], 1),
         ("imagetool-diff", "imagetool", &images, &["diff", "web/1", "web/2"], 1),
         ("imagetool-get", "imagetool", &images, &["get", "web/1", got], 0),
-        ("domtool-list-subs", "domtool", &["--dominator", &controller, "--json"], &["list-subs"], 0),
-        (
-            "domtool-get-info-for-subs",
-            "domtool",
-            &["--dominator", &controller, "--json"],
-            &["get-info-for-subs"],
-            0,
-        ),
+        ("domtool-list-subs", "domtool", &fleet, &["list-subs"], 0),
+        ("domtool-get-info-for-subs", "domtool", &fleet, &["get-info-for-subs"], 0),
+        ("domtool-get-updates-state", "domtool", &fleet, &["get-updates-state"], 0),
+        ("domtool-disable-updates", "domtool", &fleet, &["disable-updates", "a test"], 0),
+        ("domtool-get-updates-state", "domtool", &fleet, &["get-updates-state"], 0),
+        ("domtool-enable-updates", "domtool", &fleet, &["enable-updates"], 0),
+        ("domtool-clear-safety-shutoff", "domtool", &fleet, &["clear-safety-shutoff", "one"], 0),
         ("subtool-poll", "subtool", &["--sub", &sub, "--json"], &["poll"], 0),
         (
             "subtool-show-update-request",
@@ -55,6 +55,7 @@ fn every_json_result_is_as_its_schema_says() {
             &["show-update-request", "web/1", "--image-server", &server],
             0,
         ),
+        ("imagetool-delete", "imagetool", &images, &["delete", "web/2"], 0),
     ];
     for (name, tool, flags, words, code) in rows {
         let outcome = lab.tool(tool, &admin, flags.iter().chain(words).copied());
@@ -116,9 +117,41 @@ fn a_question_that_can_not_be_asked_is_not_answered_with_no() {
 }
 
 #[test]
-fn help_shows_an_example_for_every_program() {
-    for program in ["subd", "imageserver", "dominator", "imagetool", "domtool", "subtool", "list-methods"] {
+fn who_disabled_updates_and_why_can_be_asked_and_a_stranger_can_not_be_agreed_to() {
+    let lab = Lab::new();
+    let admin = lab.certificate("admin", "alice", "*.*");
+    let (_images, server) = lab.image_server();
+    let (_dominator, controller) = lab.dominator(&server, &lab.mdb(&[]));
+    let tool = |words: &[&str]| {
+        lab.tool("domtool", &admin, ["--dominator", &controller].iter().chain(words).copied())
+    };
+    assert_eq!(tool(&["get-updates-state"]).success(), "updates are enabled\n");
+    assert_eq!(tool(&["disable-updates", "row 7 burns"]).success(), "updates are disabled\n");
+    let told = tool(&["get-updates-state"]).success();
+    assert!(told.starts_with("updates are disabled by alice since 2"), "{told}");
+    assert!(told.ends_with("Z: row 7 burns\n"), "{told}");
+    let stranger = tool(&["clear-safety-shutoff", "nobody"]);
+    assert_eq!(stranger.code(), Some(2), "{stranger:?}");
+    assert!(stranger.stderr.contains("no machine \"nobody\""), "{stranger:?}");
+}
+
+#[test]
+fn a_newcomer_without_certificates_is_told_how_to_show_one() {
+    let home = tempfile::tempdir().unwrap();
+    let outcome = Outcome::of(Command::new(binary("imagetool")).arg("list").env("HOME", home.path()));
+    assert_eq!(outcome.code(), Some(2), "{outcome:?}");
+    assert!(outcome.stderr.contains("give --cert-file and --key-file, or fill ~/.ssl"), "{outcome:?}");
+}
+
+#[test]
+fn help_shows_an_example_and_where_certificates_are_looked_for() {
+    let daemons =
+        ["subd", "imageserver", "dominator"].map(|daemon| (daemon, format!("/etc/ssl/{daemon}/cert.pem")));
+    let tools = ["imagetool", "domtool", "subtool", "list-methods"].map(|tool| (tool, "~/.ssl]".into()));
+    for (program, place) in daemons.into_iter().chain(tools) {
         let help = Outcome::of(Command::new(binary(program)).arg("--help")).success();
         assert!(help.contains("Example"), "{program}: {help}");
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&place), "{program}: {words}");
     }
 }

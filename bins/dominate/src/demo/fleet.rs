@@ -102,7 +102,7 @@ impl Fleet {
         let author = authority.tls("author", AUTHOR)?;
         let controller = RemoteFleet::connect(&author, &controller.to_string())
             .await
-            .during(|| "can't reach the controller".into())?;
+            .during(|| "can't ask the controller".into())?;
         let (directory, hostnames) = (directory.to_owned(), MACHINES.map(str::to_owned).to_vec());
         Ok(Self {
             directory,
@@ -125,9 +125,8 @@ impl Fleet {
     /// Makes an image of a directory and sends it to the image server.
     pub(super) async fn add_image(&self, name: &str, tree: &Path) -> Result<Made, Failure> {
         let what = || format!("can't make image {name} of {}", tree.display());
-        let reach = || format!("can't reach the image server {}", self.image_server);
-        let objects = RemoteObjects::connect(&self.author, &self.image_server).await.during(reach)?;
-        let images = RemoteImages::connect(&self.author, &self.image_server).await.during(reach)?;
+        let objects = RemoteObjects::connect(&self.author, &self.image_server).await.during(what)?;
+        let images = RemoteImages::connect(&self.author, &self.image_server).await.during(what)?;
         let mut sink = PortSink::new(Arc::new(objects), Handle::current());
         let root = Root::open(tree).during(what)?;
         let imported = spawn_blocking(move || {
@@ -149,9 +148,8 @@ impl Fleet {
         let deadline = Instant::now() + LIMIT;
         loop {
             let subs = self.subs().await?;
-            let is = |sub: &SubInfo| {
-                sub.status == herd::Status::Synced && sub.last_image.as_ref() == Some(image)
-            };
+            let is =
+                |sub: &SubInfo| sub.status == herd::Status::Synced && sub.last_image.as_ref() == Some(image);
             if subs.len() == MACHINES.len() && subs.iter().all(is) {
                 return Ok(());
             }

@@ -3,33 +3,27 @@ use std::time::Duration;
 
 use dominator_core::plan::Plan;
 use dominator_core::port::{PathFailure, ServiceOutcome, UpdateReport};
+use dominator_daemon::remark::{Remark, Step};
 use dominator_daemon::report::{Format, Show, show};
 use dominator_daemon::{During, Failure};
 use dominator_fs::scan::Fact;
 use serde::Serialize;
 
 use super::places::Liveness;
-use crate::Verdict;
-use crate::scan::Unseen;
+use crate::{Verdict, scan};
 
 /// What `--json` prints, with `--watch` one a line; docs/schemas/dominate-enforce.json.
 #[derive(Serialize)]
 pub(super) struct Round {
     pub(super) verdict: Verdict,
-    operations: Vec<String>,
+    operations: Vec<Step>,
     pub(super) applied: u64,
-    failures: Vec<Failed>,
+    failures: Vec<Remark>,
     kept: Vec<String>,
-    unknown: Vec<Unseen>,
+    unknown: Vec<Remark>,
     services: Vec<Service>,
     window_seconds: f64,
     seconds: f64,
-}
-
-#[derive(Serialize)]
-struct Failed {
-    path: String,
-    reason: String,
 }
 
 #[derive(Serialize)]
@@ -38,6 +32,7 @@ struct Service {
     action: String,
     /// It was named, not touched: the root is not that of the running system.
     only_named: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
@@ -53,7 +48,7 @@ impl Round {
         liveness: Liveness,
         time: Duration,
     ) -> Self {
-        let failed = |f: &PathFailure| Failed { path: f.path.to_string(), reason: f.reason.clone() };
+        let failed = |f: &PathFailure| Remark::new(&f.path, f.reason.as_str());
         let service = |outcome: &ServiceOutcome| Service {
             service: outcome.service.clone(),
             action: outcome.action.clone(),
@@ -68,11 +63,11 @@ impl Round {
         };
         Self {
             verdict,
-            operations: plan.operations.iter().map(ToString::to_string).collect(),
+            operations: plan.operations.iter().map(Step::from).collect(),
             applied: done.applied,
             failures: done.failures.iter().map(failed).collect(),
             kept: done.kept.iter().map(ToString::to_string).collect(),
-            unknown: unknown.iter().map(Unseen::from).collect(),
+            unknown: scan::unknown(unknown),
             services: done.services.iter().map(service).collect(),
             window_seconds: done.window.as_secs_f64(),
             seconds: time.as_secs_f64(),
@@ -126,7 +121,7 @@ impl Show for Round {
             writeln!(out, "… and {more} operations more")?;
         }
         for failed in &self.failures {
-            writeln!(out, "{}: failed: {}", failed.path, failed.reason)?;
+            writeln!(out, "{}: failed: {}", failed.path, failed.detail)?;
         }
         self.remarks(out)?;
         for service in &self.services {
