@@ -40,7 +40,7 @@ impl From<&Path> for Origin {
 #[non_exhaustive]
 pub enum PkiError {
     /// The file system did not give us a file; `NotFound` is told apart by the source's kind.
-    #[error("cannot read {}; check that it exists and who may read it", path.display())]
+    #[error("can't read {}; check that it exists and who may read it", path.display())]
     Read {
         /// The file or directory.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum PkiError {
         source: io::Error,
     },
     /// The file system did not take a file.
-    #[error("cannot write {}; check the directory's owner and free space", path.display())]
+    #[error("can't write {}; check the directory's owner and free space", path.display())]
     Write {
         /// The file.
         path: PathBuf,

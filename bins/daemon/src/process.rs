@@ -18,8 +18,9 @@ use crate::logging::{LogFormat, LogOptions};
 use crate::report::complain;
 use crate::tls::TlsOptions;
 
-/// How many threads do blocking work (files, hashing) at most.
-pub const BLOCKING_THREADS: usize = 64;
+/// How many threads do blocking work (files, hashing) at most. More than the stores admit at once, or readers that take
+/// their time would keep everything else from a disk; threads are made only when they are needed.
+pub const BLOCKING_THREADS: usize = 256;
 /// How long blocking work may go on after the end of a daemon's own work.
 const LAST_WORK: Duration = Duration::from_secs(30);
 /// Exit status when a question could not be answered, as opposed to answered with no.
