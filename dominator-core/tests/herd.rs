@@ -15,7 +15,7 @@ use dominator_core::path::ImagePath;
 use dominator_core::plan::{Comparison, Operation};
 use dominator_core::port::{
     Activity, AgentError, AgentStatus, Cause, FetchReport, MachineTraits, PathFailure, PollReply,
-    PollRequest, Scanned, StoreError, Unreachable, UpdateReport,
+    PollRequest, Scanned, ServiceOutcome, StoreError, Unreachable, UpdateReport,
 };
 use dominator_core::tree::Snapshot;
 use dominator_core::trigger::Triggers;
@@ -33,6 +33,7 @@ struct Machine {
     generation: u64,
     objects: BTreeSet<ObjectId>,
     last_image: Option<ImageName>,
+    last_error: Option<String>,
     /// Directories that hold what is not in view.
     held: BTreeSet<ImagePath>,
     kept: BTreeSet<ImagePath>,
@@ -41,6 +42,7 @@ struct Machine {
     /// What is wrong with the agent.
     fault: Fault,
     calls: Vec<&'static str>,
+    traits: MachineTraits,
 }
 
 /// What an agent does wrong.
@@ -56,6 +58,8 @@ enum Fault {
     ShortSighted,
     /// It refuses updates.
     Refusing(&'static str),
+    /// A service does not start, however often it is tried.
+    Owing,
 }
 
 /// What happens to calls.
@@ -75,12 +79,14 @@ impl Machine {
             generation: 0,
             objects: BTreeSet::new(),
             last_image: None,
+            last_error: None,
             held: BTreeSet::new(),
             kept: BTreeSet::new(),
             free_space: 1 << 30,
             network: Network::Up,
             fault: Fault::None,
             calls: Vec::new(),
+            traits: Self::traits(),
         }
     }
 
@@ -137,11 +143,11 @@ impl Machine {
             },
             kept: self.kept.clone(),
             activity: Activity::Idle,
-            last_update_error: None,
+            last_update_error: self.last_error.clone(),
             last_image: self.last_image.clone(),
             free_space: self.free_space,
             write_error: None,
-            traits: Self::traits(),
+            traits: self.traits.clone(),
         };
         PollReply { scanned, status }
     }
@@ -158,6 +164,13 @@ impl Machine {
         self.kept = kept.iter().flat_map(|operation| operation.paths().to_vec()).collect();
         self.root.apply(&dominator_core::plan::Plan { operations: rest });
         self.scanned = false;
+        if matches!(self.fault, Fault::Owing) {
+            let error = Some("no licence".to_owned());
+            self.last_error.clone_from(&error);
+            let web = ServiceOutcome { service: "web".to_owned(), action: "start".to_owned(), error };
+            return UpdateReport { services: vec![web], ..UpdateReport::default() };
+        }
+        self.last_error = None;
         self.last_image = (!required.is_sparse()).then(|| required.name.clone());
         UpdateReport::default()
     }
@@ -385,6 +398,38 @@ fn a_sparse_image_deletes_nothing_and_is_not_recorded() {
         world.machine.root.at(&path("/srv")).is_some() && world.machine.root.at(&path("/etc/c")).is_some()
     );
     assert_eq!(world.machine.last_image, None);
+}
+
+#[test]
+fn a_machine_whose_service_would_not_start_is_never_called_synced() {
+    for filter in ["", "sparse"] {
+        let mut world = World::new(IMAGE, IMAGE, filter);
+        world.settle();
+        assert_eq!(world.sub.status(), Status::Synced);
+        // Somebody changes what the image says; the update that mends it can't start the service again.
+        world.machine.root = model(&IMAGE[..3]);
+        world.machine.fault = Fault::Owing;
+        world.settle();
+        assert!(world.is_as_required(), "but for the service");
+        assert_eq!(world.sub.status(), Status::FailedToUpdate);
+        assert_eq!(world.sub.info().detail.unwrap(), "start web: no licence");
+        world.machine.fault = Fault::None;
+        world.settle();
+        assert_eq!(world.sub.status(), Status::Synced);
+    }
+}
+
+#[test]
+fn a_machine_whose_traits_changed_is_looked_at_anew_at_once() {
+    let mut world = World::new(IMAGE, IMAGE, "");
+    world.settle();
+    assert_eq!(world.sub.status(), Status::Synced);
+    world.machine.traits.exclusions = Filter::parse("/etc/c").unwrap();
+    let reply = world.machine.poll(&PollRequest::default());
+    // A poll that waits would not be over in that time.
+    world.run(Event::Polled(Ok(Box::new(reply))), Settings::default().poll_wait / 2);
+    let view = world.machine.view.as_ref().unwrap();
+    assert!(view.filters.contains(&world.machine.traits.exclusions));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use dominator_core::filter::Filter;
 use dominator_core::object::ObjectId;
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::port::{
-    Agent, AgentError, Cause, DisruptionGate, FetchReport, FetchRequest, MachineTraits, ObjectSources,
+    Agent, AgentError, Cause, Chain, DisruptionGate, FetchReport, FetchRequest, MachineTraits, ObjectSources,
     PollReply, PollRequest, Scanned, ServiceRunner, UpdateReport, UpdateRequest,
 };
 use dominator_core::view::{View, ViewId};
@@ -274,24 +274,13 @@ impl Shared {
         let (free, error) = match looked {
             Ok(Ok(free)) => (free, None),
             Ok(Err(error)) => (0, Some(format!("the root can not be written to: {error}"))),
-            Err(error) => (0, Some(chain(&error))),
+            Err(error) => (0, Some(Chain(&error).to_string())),
         };
         let mut state = self.lock();
         if state.set_disk(free, error) {
             self.announce(state);
         }
     }
-}
-
-/// An error with all its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Whether a view looks at nothing the machine wants left alone.

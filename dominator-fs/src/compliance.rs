@@ -29,7 +29,7 @@ use std::time::Duration;
 use dominator_core::filter::Filter;
 use dominator_core::inode::{Inode, Kind, Timestamp};
 use dominator_core::path::ImagePath;
-use dominator_core::plan::{Comparison, DiffError, Operation, Plan};
+use dominator_core::plan::{Comparison, DiffError, Plan};
 use dominator_core::port::MachineTraits;
 use dominator_core::tree::{LinkSets, Snapshot, TreeId};
 use dominator_core::view::{View, XattrPolicy};
@@ -225,19 +225,16 @@ fn report(required: &Snapshot, scan: Scan) -> Result<Report, DiffError> {
         required_links: by_name(&required.links),
         actual_links: by_name(&actual.links),
     };
-    let (mut deviations, mut kept) = (BTreeMap::new(), BTreeSet::new());
-    for operation in &plan.operations {
-        for path in operation.paths() {
-            if matches!(operation, Operation::Delete { directory: true, .. }) && scan.held.contains(path) {
-                kept.insert(path.clone());
-            } else if let Some((what, detail)) = sides.deviation(path) {
-                deviations.insert(path.clone(), Deviation { path: path.clone(), what, detail });
-            }
+    let (plan, kept) = plan.without_kept(&scan.held);
+    let mut deviations = BTreeMap::new();
+    for path in plan.paths() {
+        if let Some((what, detail)) = sides.deviation(path) {
+            deviations.insert(path.clone(), Deviation { path: path.clone(), what, detail });
         }
     }
     Ok(Report {
         deviations: deviations.into_values().collect(),
-        kept,
+        kept: kept.into_iter().collect(),
         required: required.id(),
         actual: actual.id(),
         unknown: scan.facts,

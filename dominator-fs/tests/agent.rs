@@ -67,6 +67,8 @@ struct Services {
     calls: Mutex<Vec<String>>,
     /// The agent dies when it does this.
     fatal: Mutex<Option<&'static str>>,
+    /// It can't do this.
+    broken: Mutex<Option<&'static str>>,
     leave: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
@@ -78,6 +80,10 @@ impl ServiceRunner for Services {
         assert_ne!(fatal, Some(call.as_str()), "the end of the agent");
         if let Some(leave) = &*self.leave.lock().unwrap() {
             leave.recv().unwrap();
+        }
+        if *self.broken.lock().unwrap() == Some(call.as_str()) {
+            let (action, service) = (action.verb(), service.to_owned());
+            return Err(ServiceError::Failed { action, service, output: "no licence".to_owned() });
         }
         Ok(())
     }
@@ -562,6 +568,57 @@ async fn services_an_agent_stopped_and_did_not_live_to_start_are_started_by_the_
         tree(&machine.start()).await;
         assert_eq!(machine.calls(), <[String; 0]>::default(), "once is enough");
     }
+}
+
+#[tokio::test]
+async fn a_service_that_would_not_start_is_started_again_and_told_of() {
+    let reload = r#"[{"MatchLines": ["/conf"], "Service": "web", "DoReload": true}]"#;
+    for (triggers, broken) in [(WEB, "start web"), (reload, "reload web")] {
+        let machine = Machine::new();
+        machine.write("conf", "old");
+        let agent = machine.ready().await;
+        let required = required(&view(&agent).await, &machine, &[]);
+        *machine.services.broken.lock().unwrap() = Some(broken);
+        let report = agent.update(order(&agent, &required, triggers).await).await.unwrap();
+        assert!(!report.is_success());
+        assert_eq!(machine.calls().last().unwrap(), broken);
+        // Nothing is left to change on the machine, by this agent or the next.
+        let again = agent.update(order(&agent, &required, triggers).await).await.unwrap();
+        assert!(!again.is_success() && again.applied == 0, "{again:?}");
+        assert_eq!(machine.calls(), [broken]);
+        drop(agent);
+        let agent = machine.start();
+        assert_eq!(tree(&agent).await.id(), required.id());
+        assert_eq!(machine.calls(), [broken]);
+        let status = poll(&agent).await.status;
+        assert!(status.last_update_error.unwrap().contains("no licence"));
+        assert_eq!(status.last_image, None);
+        *machine.services.broken.lock().unwrap() = None;
+        let repaired = agent.update(order(&agent, &required, triggers).await).await.unwrap();
+        assert!(repaired.is_success(), "{repaired:?}");
+        assert_eq!(machine.calls(), [broken]);
+        tree(&agent).await;
+        let status = poll(&agent).await.status;
+        assert_eq!((status.last_update_error, status.last_image.unwrap().as_str()), (None, "web/1"));
+        assert!(agent.update(order(&agent, &required, triggers).await).await.unwrap().is_success());
+        assert_eq!(machine.calls(), <[String; 0]>::default(), "once is enough");
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_service_the_image_does_not_know() {
+    let machine = Machine::new();
+    machine.write("conf", "old");
+    let agent = machine.ready().await;
+    let required = required(&view(&agent).await, &machine, &[]);
+    *machine.services.broken.lock().unwrap() = Some("start web");
+    agent.update(order(&agent, &required, WEB).await).await.unwrap();
+    machine.calls();
+    assert!(agent.update(order(&agent, &required, "[]").await).await.unwrap().is_success());
+    assert_eq!(machine.calls(), <[String; 0]>::default());
+    drop(agent);
+    tree(&machine.start()).await;
+    assert_eq!(machine.calls(), <[String; 0]>::default());
 }
 
 #[tokio::test]

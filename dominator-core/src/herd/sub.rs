@@ -6,10 +6,10 @@ use super::required::danger;
 use super::spread::Spread;
 use super::{Action, CompareError, Event, Moment, Required, Settings, Status, SubInfo, Updates, Wanted};
 use crate::path::ImagePath;
-use crate::plan::{Compared, Operation, Plan};
+use crate::plan::{Compared, Plan};
 use crate::port::{
-    Activity, AgentError, AgentStatus, FetchReport, PollReply, PollRequest, Scanned, StoreError, Unreachable,
-    UpdateReport,
+    Activity, AgentError, AgentStatus, Chain, FetchReport, PollReply, PollRequest, Scanned, StoreError,
+    Unreachable, UpdateReport,
 };
 use crate::tree::TreeId;
 
@@ -171,7 +171,9 @@ impl Sub {
             Event::ViewSet(Err(error)) => self.lost(now, &error, Status::FailedToPoll, out),
             Event::Compared(Ok(compared)) => self.on_compared(now, *compared, out),
             Event::Compared(Err(CompareError::Agent(error))) => self.on_compare_lost(now, &error, out),
-            Event::Compared(Err(error)) => self.rest(now, Status::FailedToPoll, Some(chain(&error)), out),
+            Event::Compared(Err(error)) => {
+                self.rest(now, Status::FailedToPoll, Some(Chain(&error).to_string()), out)
+            }
             Event::Fetched(result) => self.on_fetched(now, result, out),
             Event::Updated(result) => self.on_updated(now, result, out),
             Event::CleanedUp(result) => {
@@ -334,8 +336,7 @@ impl Sub {
         self.updated = false;
         let actual = tree.id();
         let last = self.last.as_ref();
-        let recorded =
-            required.is_sparse() || last.is_some_and(|s| s.last_image.as_ref() == Some(&required.name));
+        let recorded = self.is_recorded(&required);
         let kept = last.map(|status| status.kept.clone()).unwrap_or_default();
         let accepted = Some(Accepted { required: required.tree_id, actual, kept });
         if recorded && (actual == required.tree_id || accepted == self.accepted) {
@@ -354,6 +355,15 @@ impl Sub {
         out.push(Action::Compare(required, tree));
     }
 
+    /// Whether the machine says itself that it was wholly made to be the image. One whose last update failed does not,
+    /// whatever its tree: a service may be owed its start. Another update, even an empty one, pays that.
+    fn is_recorded(&self, required: &Required) -> bool {
+        self.last.as_ref().is_some_and(|status| {
+            let known = required.is_sparse() || status.last_image.as_ref() == Some(&required.name);
+            known && status.last_update_error.is_none()
+        })
+    }
+
     fn on_compared(&mut self, now: Moment, compared: Compared, out: &mut Vec<Action>) {
         let (Some((actual, _)), Some(required), false) =
             (self.pending.take(), self.required.clone(), self.stale)
@@ -361,15 +371,10 @@ impl Sub {
             return self.poll(now, Duration::ZERO, out);
         };
         let kept = self.last.as_ref().map(|status| status.kept.clone()).unwrap_or_default();
-        let mut plan = compared.plan;
-        plan.operations.retain(|operation| {
-            !matches!(operation, Operation::Delete { path, directory: true } if kept.contains(path))
-        });
+        let (plan, _) = compared.plan.without_kept(&kept);
         if plan.is_empty() {
             self.accepted = Some(Accepted { required: required.tree_id, actual, kept });
-            let known =
-                self.last.as_ref().and_then(|status| status.last_image.as_ref()) == Some(&required.name);
-            if required.is_sparse() || known {
+            if self.is_recorded(&required) {
                 return self.synced(now, out);
             }
         }
@@ -419,7 +424,7 @@ impl Sub {
             Err(AgentError::Denied(text)) => self.rest(now, Status::FetchDenied, Some(text), out),
             Err(AgentError::NotNow(text)) => self.rest(now, Status::Locked, Some(text), out),
             Err(error @ AgentError::Fetch(StoreError::NoSpace { .. })) => {
-                self.rest(now, Status::NotEnoughFreeSpace, Some(chain(&error)), out);
+                self.rest(now, Status::NotEnoughFreeSpace, Some(Chain(&error).to_string()), out);
             }
             Err(error) => self.lost(now, &error, Status::FailedToFetch, out),
         }
@@ -524,7 +529,7 @@ impl Sub {
             | AgentError::Protocol(_)
             | AgentError::Failed { .. } => otherwise,
         };
-        self.rest(now, status, Some(chain(error)), out);
+        self.rest(now, status, Some(Chain(error).to_string()), out);
         if matches!(error, AgentError::Unreachable { .. } | AgentError::Protocol(_)) {
             self.phase = Phase::Resting(Connection::Down);
         }
@@ -575,16 +580,4 @@ fn failures(report: &UpdateReport) -> String {
     let more = all.len().saturating_sub(3);
     let first = all.into_iter().take(3).collect::<Vec<_>>().join("; ");
     if more == 0 { first } else { format!("{first}; and {more} more") }
-}
-
-/// An error with its sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -5,7 +5,7 @@ mod links;
 
 pub use diff::{Compared, Comparison, DiffError};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::codec::{DecodeError, Reader, Writer};
@@ -119,6 +119,14 @@ impl Plan {
     /// Every path that is touched, in order of the operations.
     pub fn paths(&self) -> impl Iterator<Item = &ImagePath> {
         self.operations.iter().flat_map(Operation::paths)
+    }
+
+    /// The plan without deletions of directories that are in `kept`, since they hold what is not in view; and those.
+    #[must_use]
+    pub fn without_kept(self, kept: &BTreeSet<ImagePath>) -> (Self, Vec<ImagePath>) {
+        let stays = |operation: &Operation| matches!(operation, Operation::Delete { path, directory: true } if kept.contains(path));
+        let (left, operations): (Vec<_>, Vec<_>) = self.operations.into_iter().partition(stays);
+        (Self { operations }, left.iter().flat_map(Operation::paths).cloned().collect())
     }
 
     /// The canonical encoding.

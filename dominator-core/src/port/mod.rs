@@ -5,6 +5,7 @@
 //! had begun either completes or leaves no trace.
 
 mod agent;
+mod chain;
 mod fleet;
 mod image;
 mod object;
@@ -13,6 +14,7 @@ pub use agent::{
     Activity, Agent, AgentDialer, AgentError, AgentStatus, FetchReport, FetchRequest, MachineTraits,
     PathFailure, PollReply, PollRequest, Scanned, ServiceOutcome, Unreachable, UpdateReport, UpdateRequest,
 };
+pub use chain::Chain;
 pub use fleet::{
     ClusterStore, ClusterStoreError, ComputedFile, DisruptionGate, FileGenerator, GateAnswer, GenerateError,
     MachineSource, MachineSourceError, Revision, ServiceAction, ServiceError, ServiceRunner,

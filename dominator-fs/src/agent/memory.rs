@@ -14,7 +14,8 @@ use thiserror::Error;
 
 use crate::publish::{self, Replace};
 use crate::seam::{At, Kernel};
-use crate::update::open_file;
+use crate::service::{Debt, Due};
+use crate::update::{Ledger, open_file};
 
 /// What an agent remembers beyond its own life, in a directory of its own. Every file is replaced as a whole.
 #[derive(Debug)]
@@ -58,8 +59,10 @@ impl Memory {
     const TRIGGERS: &'static str = "triggers.previous";
     const IMAGE: &'static str = "image.last";
     const OWED: &'static str = "services.owed";
-    /// Room for every service an image and the one before may know.
-    const MAX_OWED: usize = 2 * Triggers::MAX_COUNT * (Triggers::MAX_SERVICE + 1);
+    /// Stands before a service that is to be reloaded; no name of a service has a space.
+    const RELOAD: &'static str = "reload ";
+    /// Room for every service an image and the one before may know, with all an update before owed to them.
+    const MAX_OWED: usize = 4 * Triggers::MAX_COUNT * (Triggers::MAX_SERVICE + Self::RELOAD.len() + 1);
     const MODE: Mode = Mode::from_st_mode(0o600);
 
     /// Opens or makes the directory, and takes it for this process.
@@ -117,21 +120,31 @@ impl Memory {
         self.write(Self::IMAGE, image.as_str().as_bytes())
     }
 
-    /// The services that were stopped for an update and not started again since: an agent that died between.
-    pub(super) fn owed(&self) -> Result<Vec<String>, MemoryError> {
+    /// What is owed to services that an update stopped or changed the files of.
+    pub(super) fn owed(&self) -> Result<Vec<Debt>, MemoryError> {
         let Some(bytes) = self.read(Self::OWED, Self::MAX_OWED)? else { return Ok(Vec::new()) };
         let text = String::from_utf8(bytes).map_err(|error| self.damaged(Self::OWED, error))?;
-        let named = |service: &str| Trigger { service: service.to_owned(), ..Trigger::default() };
+        let debt = |line: &str| match line.strip_prefix(Self::RELOAD) {
+            Some(service) => Debt { service: service.to_owned(), due: Due::Reload },
+            None => Debt { service: line.to_owned(), due: Due::Start },
+        };
+        let owed: Vec<_> = text.lines().map(debt).collect();
         // As strict as with an image's triggers: what stands here becomes an argument of a command.
-        for part in text.lines().map(named).collect::<Vec<_>>().chunks(Triggers::MAX_COUNT) {
-            Triggers::new(part.to_vec()).map_err(|error| self.damaged(Self::OWED, error))?;
+        let named = |debt: &Debt| Trigger { service: debt.service.clone(), ..Trigger::default() };
+        for part in owed.chunks(Triggers::MAX_COUNT) {
+            let triggers = Triggers::new(part.iter().map(named).collect());
+            triggers.map_err(|error| self.damaged(Self::OWED, error))?;
         }
-        Ok(text.lines().map(str::to_owned).collect())
+        Ok(owed)
     }
 
-    /// Before the first of them is stopped; none, when all run again.
-    pub(super) fn remember_owed(&self, services: &[String]) -> Result<(), MemoryError> {
-        self.write(Self::OWED, services.join("\n").as_bytes())
+    /// Before the first service is stopped, and when all was tried that is owed; none, when all run again.
+    pub(super) fn remember_owed(&self, owed: &[Debt]) -> Result<(), MemoryError> {
+        let line = |debt: &Debt| match debt.due {
+            Due::Start => debt.service.clone(),
+            Due::Reload => format!("{}{}", Self::RELOAD, debt.service),
+        };
+        self.write(Self::OWED, owed.iter().map(line).collect::<Vec<_>>().join("\n").as_bytes())
     }
 
     fn read(&self, name: &str, limit: usize) -> Result<Option<Vec<u8>>, MemoryError> {
@@ -162,5 +175,11 @@ impl Memory {
 
     fn damaged(&self, name: &str, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> MemoryError {
         MemoryError::Damaged { path: self.path.join(name), cause: Cause::new(cause) }
+    }
+}
+
+impl Ledger for Memory {
+    fn note(&self, owed: &[Debt]) -> io::Result<()> {
+        self.remember_owed(owed).map_err(io::Error::other)
     }
 }

@@ -3,19 +3,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dominator_core::object::ObjectId;
-use dominator_core::path::ImagePath;
-use dominator_core::plan::{Operation, Plan};
 use dominator_core::port::{
-    Activity, AgentError, Cause, DisruptionGate, FetchReport, FetchRequest, GateAnswer, Piece, Pieces,
+    Activity, AgentError, Cause, Chain, DisruptionGate, FetchReport, FetchRequest, GateAnswer, Piece, Pieces,
     StoreError, UpdateReport, UpdateRequest,
 };
 use dominator_core::view::View;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use super::{Shared, chain};
+use super::Shared;
 use crate::scan::Scan;
-use crate::service::Activation;
+use crate::service::{self, Activation, Debt};
 use crate::update::{Intake, ObjectCache, UpdateError};
 
 /// How many pieces of objects are in memory at most, waiting for the disk.
@@ -184,8 +182,9 @@ pub(super) async fn update(shared: Arc<Shared>, request: UpdateRequest) -> Resul
     let shared = &order.shared;
     let (view, scan) = check(shared, &request)?;
     let previous = shared.memory.triggers().map_err(|error| failed("update", error))?;
-    let changed = changed(&request.plan, &scan);
-    let activation = Activation::new(&previous, &request.triggers, &changed);
+    let owed = shared.memory.owed().map_err(|error| failed("update", error))?;
+    let changed = service::changed(&request.plan, &scan.snapshot);
+    let activation = Activation::new(&previous, &request.triggers, changed.iter().copied()).owing(owed);
     ask(shared.gate.as_deref(), &activation).await?;
     // From here on, what was scanned is no longer true, however this ends.
     shared.change(super::state::State::forget_scan);
@@ -229,24 +228,7 @@ async fn ask(gate: Option<&dyn DisruptionGate>, activation: &Activation) -> Resu
     }
 }
 
-/// The paths a plan changes. A time that is set says nothing to a service.
-fn changed(plan: &Plan, scan: &Scan) -> Vec<ImagePath> {
-    let only_time = |operation: &Operation| match operation {
-        Operation::SetMetadata { paths, inode } => paths.first().is_some_and(|path| {
-            scan.snapshot
-                .inode(path)
-                .is_some_and(|now| now.same_contents(inode) && now.same_attributes(inode))
-        }),
-        Operation::MakeDirectory { .. }
-        | Operation::Put { .. }
-        | Operation::Link { .. }
-        | Operation::Delete { .. } => false,
-        _ => false,
-    };
-    plan.operations.iter().filter(|o| !only_time(o)).flat_map(Operation::paths).cloned().collect()
-}
-
-/// Stage, stop, swap, commit, start. Services that were stopped run again however it ends.
+/// Stage, stop, swap, commit, start.
 fn apply(
     shared: &Shared,
     request: &UpdateRequest,
@@ -255,32 +237,7 @@ fn apply(
 ) -> Result<UpdateReport, AgentError> {
     let applied = shared.with_updater(|updater| {
         updater.probe().map_err(UpdateError::Work)?;
-        let staged = updater.prepare(&request.plan, view)?;
-        let debt = match Debt::incur(shared, activation.owed()) {
-            Ok(debt) => debt,
-            Err(error) => {
-                staged.abandon()?;
-                return Err(error);
-            }
-        };
-        let mut outcomes = activation.stop(&*shared.services);
-        let mut report = match staged.swap().and_then(|swapped| swapped.commit()) {
-            Ok(committed) => committed.report,
-            Err(error @ UpdateError::NotDurable(_)) => {
-                activation.start(&*shared.services);
-                debt.settle();
-                return Err(error);
-            }
-            Err(error) => {
-                activation.restore(&*shared.services);
-                debt.settle();
-                return Err(error);
-            }
-        };
-        outcomes.append(&mut activation.start(&*shared.services));
-        debt.settle();
-        report.services = outcomes;
-        Ok(report)
+        updater.activate(&request.plan, view, activation, &*shared.services, &shared.memory)
     });
     match applied {
         Ok(outcome) => outcome.map_err(|error| failed("update", error)),
@@ -288,54 +245,38 @@ fn apply(
     }
 }
 
-/// Services that are stopped for an update, noted where a new life of this agent finds them.
-struct Debt<'a> {
-    shared: &'a Shared,
-    services: Vec<String>,
-}
-
-impl<'a> Debt<'a> {
-    fn incur(shared: &'a Shared, services: Vec<String>) -> Result<Self, UpdateError> {
-        if !services.is_empty() {
-            let noted = shared.memory.remember_owed(&services);
-            noted.map_err(|error| UpdateError::Work(std::io::Error::other(error)))?;
-        }
-        Ok(Self { shared, services })
-    }
-
-    /// All was started that could be.
-    fn settle(self) {
-        if self.services.is_empty() {
-            return;
-        }
-        if let Err(error) = self.shared.memory.remember_owed(&[]) {
-            tracing::warn!(%error, "services that run may be started once more with the next agent");
-        }
-    }
-}
-
-/// What the agent before stopped for an update and did not live to start. No order comes before it is started.
+/// What the agent before owed to services: it died between stopping and starting them, or they would not start. No order
+/// comes before it is tried again.
 pub(super) struct Inherited {
     order: Order,
-    services: Vec<String>,
+    owed: Vec<Debt>,
 }
 
 impl Inherited {
     pub(super) fn of(shared: &Arc<Shared>) -> Result<Option<Self>, super::MemoryError> {
-        let services = shared.memory.owed()?;
-        if services.is_empty() {
+        let owed = shared.memory.owed()?;
+        if owed.is_empty() {
             return Ok(None);
         }
         let order = Order::begin(Arc::clone(shared), Activity::Updating)
             .expect("invariant: an agent that has not started has no orders");
-        Ok(Some(Self { order, services }))
+        Ok(Some(Self { order, owed }))
     }
 
-    /// What can't be started is in the log: trying again with every start of the agent would help nobody.
+    /// What can't be done stays owed, and the agent says so until an update has done it.
     pub(super) fn repay(self) {
-        let Self { order, services } = self;
-        let _outcomes = crate::service::repay(&*order.shared.services, &services);
-        Debt { shared: &order.shared, services }.settle();
+        let Self { order, owed } = self;
+        let shared = &order.shared;
+        let services: Vec<_> = owed.iter().map(|debt| debt.pay(&*shared.services)).collect();
+        let unpaid = Debt::unpaid(&services);
+        if unpaid != owed
+            && let Err(error) = shared.memory.remember_owed(&unpaid)
+        {
+            tracing::warn!(%error, "services that run may be started once more with the next agent");
+        }
+        if let Some(error) = summary(&UpdateReport { services, ..UpdateReport::default() }) {
+            shared.change(|state| state.inherited(error));
+        }
     }
 }
 
@@ -356,7 +297,7 @@ fn conclude(
     });
     let error = match &outcome {
         Ok(report) => summary(report),
-        Err(error) => Some(chain(error)),
+        Err(error) => Some(Chain(error).to_string()),
     };
     tracing::info!(
         image = request.image.as_ref().map(|image| image.as_str()),

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use dominator_core::port::Chain;
+
+use super::Shared;
 use super::order::Inherited;
 use super::state::{Assignment, Next};
-use super::{Shared, chain};
 use crate::scan::{Scan, ScanError, Scanner};
 
 /// The thread that scans. It ends when this is dropped, within the time a file buffer takes to be read.
@@ -96,7 +98,7 @@ fn scan(shared: &Shared, assignment: &Assignment) {
 fn outcome(scan: impl FnOnce() -> Result<Scan, ScanError>) -> Option<Result<Scan, String>> {
     match std::panic::catch_unwind(AssertUnwindSafe(scan)) {
         Ok(Err(ScanError::Cancelled)) => None,
-        Ok(other) => Some(other.map_err(|error| chain(&error))),
+        Ok(other) => Some(other.map_err(|error| Chain(&error).to_string())),
         Err(_) => Some(Err("the scan ended by a bug of the agent; its log says where".to_owned())),
     }
 }

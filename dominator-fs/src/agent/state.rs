@@ -224,6 +224,11 @@ impl State {
         self.forget_scan();
     }
 
+    /// What an update before this agent's life left undone.
+    pub(super) fn inherited(&mut self, error: String) {
+        self.last_update_error = Some(error);
+    }
+
     pub(super) fn made(&mut self, image: ImageName) {
         self.last_image = Some(image);
     }

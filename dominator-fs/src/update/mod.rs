@@ -11,6 +11,7 @@
 //!
 //! A power cut between swap and commit leaves some paths old and some new, never one torn; the next scan finds out.
 
+mod activated;
 mod displace;
 mod metadata;
 mod objects;
@@ -34,6 +35,7 @@ use dominator_core::view::View;
 use rustix::io::Errno;
 use thiserror::Error;
 
+pub use activated::{ActivatedError, Ledger};
 #[cfg(feature = "tokio")]
 pub(crate) use objects::open_file;
 pub use objects::{FreeSpace, Intake, ObjectCache};

@@ -2,11 +2,13 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink as make_symlink};
 use std::sync::Arc;
 
+use dominator_core::inode::{Inode, Kind, Timestamp};
 use dominator_core::object::ObjectId;
 use dominator_core::plan::{Operation, Plan};
 use dominator_core::view::View;
 use dominator_fs::root::Root;
 use dominator_fs::seam::Kernel;
+use dominator_fs::service::changed;
 use dominator_fs::update::{UpdateError, Updater, WorkError};
 
 use crate::support::*;
@@ -300,14 +302,18 @@ fn an_update_that_needs_more_room_than_there_is_does_not_begin() {
 }
 
 mod faults {
+    use std::cell::RefCell;
     use std::fs::File;
     use std::os::fd::BorrowedFd;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use dominator_core::inode::{Mode, Timestamp};
+    use dominator_core::inode::Mode;
+    use dominator_core::port::{ServiceAction, ServiceError, ServiceRunner};
+    use dominator_core::trigger::Triggers;
     use dominator_fs::root::{Statx, inode_at};
     use dominator_fs::seam::{At, Node, Remove, Rename, Seam};
+    use dominator_fs::service::{Activation, Debt, Due};
 
     use super::*;
 
@@ -554,6 +560,60 @@ mod faults {
         assert!(matches!(&error, UpdateError::Halted { not_undone, .. } if not_undone.is_empty()), "{error}");
         assert_eq!(machine.read("/d/late"), b"precious");
     }
+
+    /// When a service is stopped, the disk breaks for one call; the service does not start any more.
+    struct Doomed(Arc<Faulty>);
+
+    impl ServiceRunner for Doomed {
+        fn run(&self, action: ServiceAction, service: &str) -> Result<(), ServiceError> {
+            if action == ServiceAction::Stop {
+                self.0.failing.store(self.0.calls.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
+                return Ok(());
+            }
+            let (action, service) = (action.verb(), service.to_owned());
+            Err(ServiceError::Failed { action, service, output: "no licence".to_owned() })
+        }
+    }
+
+    #[test]
+    fn an_update_that_fails_says_what_became_of_the_services_it_stopped() {
+        let seam = Arc::new(Faulty::default());
+        let mut machine = with_seam(Arc::clone(&seam));
+        let plan = Plan { operations: vec![put("/conf", symlink("x"))] };
+        let triggers = Triggers::from_json(br#"[{"MatchLines": ["/conf"], "Service": "web"}]"#).unwrap();
+        let before = machine.scan();
+        let changed = changed(&plan, &before);
+        let activation = Activation::new(&Triggers::default(), &triggers, changed.iter().copied());
+        let ledger = RefCell::default();
+        let made = machine.updater.activate(&plan, &machine.view, &activation, &Doomed(seam), &ledger);
+        let error = made.unwrap_err();
+        assert!(matches!(error.error, UpdateError::Halted { .. }), "{error}");
+        let words = error.to_string();
+        assert!(words.contains("/conf") && words.contains("; besides, start web: "), "{words}");
+        assert!(words.ends_with("no licence"), "{words}");
+        assert_eq!(ledger.into_inner(), [Debt { service: "web".to_owned(), due: Due::Start }]);
+        assert_eq!(machine.scan().id(), before.id());
+    }
+}
+
+#[test]
+fn a_time_that_is_set_disturbs_no_service() {
+    let mut machine = Machine::new();
+    machine.offer(b"text");
+    machine.applied(vec![put("/f", file(0o644, b"text")), make("/d", 0o755)]);
+    let before = machine.scan();
+    let mut touched = before.inode(&path("/f")).unwrap();
+    if let Kind::Regular { mtime, .. } = &mut touched.kind {
+        *mtime = Timestamp::new(5, 0).unwrap();
+    }
+    let mut closed = touched.clone();
+    closed.mode = file(0o600, b"text").mode;
+    let changes = |inode: Inode| {
+        let plan = Plan { operations: vec![set(&["/f"], inode), delete_directory("/d")] };
+        changed(&plan, &before).into_iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(changes(touched), ["/d"]);
+    assert_eq!(changes(closed), ["/f", "/d"]);
 }
 
 #[test]

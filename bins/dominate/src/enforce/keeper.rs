@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use dominator_core::filter::Filter;
 use dominator_core::image::Image;
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
-use dominator_core::plan::{Comparison, Operation, Plan};
-use dominator_core::port::{Cause, ServiceOutcome, ServiceRunner, StoreError, UpdateReport};
+use dominator_core::plan::{Comparison, Plan};
+use dominator_core::port::{Cause, ServiceRunner, StoreError, UpdateReport};
 use dominator_core::tree::Snapshot;
 use dominator_core::trigger::Triggers;
 use dominator_core::view::View;
@@ -17,7 +18,7 @@ use dominator_fs::import::ObjectSink;
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Fact, Progress, Scanner};
 use dominator_fs::seam::Kernel;
-use dominator_fs::service::{Activation, NoServices, SystemServices};
+use dominator_fs::service::{self, Activation, Debt, NoServices, SystemServices};
 use dominator_fs::store::images::ImageStore;
 use dominator_fs::traits::traits_of;
 use dominator_fs::update::{Intake, Updater};
@@ -41,11 +42,14 @@ pub(super) struct Keeper {
     services: Box<dyn ServiceRunner>,
     liveness: Liveness,
     updater: Option<Updater>,
+    /// What earlier rounds owe to services.
+    owed: RefCell<Vec<Debt>>,
     cancel: Cancel,
 }
 
 /// What a look found.
 struct Look {
+    before: Snapshot,
     plan: Plan,
     /// Directories that have to go, but can't.
     kept: Vec<ImagePath>,
@@ -88,6 +92,7 @@ impl Keeper {
             services,
             liveness,
             updater,
+            owed: RefCell::default(),
             cancel,
         })
     }
@@ -104,7 +109,10 @@ impl Keeper {
     pub(super) fn round(&mut self) -> Result<Round, Failure> {
         let began = Instant::now();
         let look = self.look()?;
-        let mut done = if look.plan.is_empty() { UpdateReport::default() } else { self.update(&look.plan)? };
+        let mut done = match look.plan.is_empty() && self.owed.borrow().is_empty() {
+            true => UpdateReport::default(),
+            false => self.update(&look.plan, &look.before)?,
+        };
         done.kept.extend(look.kept);
         Ok(Round::of(&look.plan, &done, &look.unknown, self.liveness, began.elapsed()))
     }
@@ -123,44 +131,24 @@ impl Keeper {
             links: Some(&actual.links),
             directories: &actual.directories,
         };
-        let mut plan = comparison.plan().during(|| self.what.clone())?.plan;
-        let mut kept = Vec::new();
-        plan.operations.retain(|operation| {
-            if let Operation::Delete { path, directory: true } = operation
-                && scan.held.contains(path)
-            {
-                kept.push(path.clone());
-                return false;
-            }
-            true
-        });
-        Ok(Look { plan, kept, unknown: scan.facts })
+        let (plan, kept) = comparison.plan().during(|| self.what.clone())?.plan.without_kept(&scan.held);
+        Ok(Look { before: scan.snapshot, plan, kept, unknown: scan.facts })
     }
 
     /// Fetch, verify, stage, stop services, swap, start services.
-    fn update(&mut self, plan: &Plan) -> Result<UpdateReport, Failure> {
+    fn update(&mut self, plan: &Plan, before: &Snapshot) -> Result<UpdateReport, Failure> {
         let what = || self.what.clone();
         let mut updater = match self.updater.take() {
             Some(updater) => updater,
             None => Updater::new(self.root.clone(), Arc::new(Kernel)).during(what)?,
         };
         self.fetch(plan, &updater)?;
-        let changed: Vec<_> = plan.paths().collect();
-        let activation = Activation::new(&Triggers::default(), &self.triggers, changed.iter().copied());
+        let changed = service::changed(plan, before);
+        let activation = Activation::new(&Triggers::default(), &self.triggers, changed.iter().copied())
+            .owing(self.owed.borrow().clone());
         let services = &*self.services;
-        let staged = updater.prepare(plan, &self.view).during(what)?;
-        let mut outcomes = activation.stop(services);
-        let swapped = match staged.swap() {
-            Ok(swapped) => swapped,
-            Err(error) => {
-                let trouble = trouble(&activation.restore(services));
-                return Err(Failure::caused(format!("{}{trouble}", self.what), error));
-            }
-        };
-        let committed = swapped.commit();
-        outcomes.append(&mut activation.start(services));
-        let mut report = committed.during(what)?.report;
-        report.services = outcomes;
+        let made = updater.activate(plan, &self.view, &activation, services, &self.owed);
+        let mut report = made.during(what)?;
         if report.is_success() {
             report.services.extend(activation.conclude(services));
         }
@@ -190,12 +178,6 @@ impl Keeper {
         self.source.contents(&self.image, &self.filter, &self.cancel, &mut wanted)?;
         wanted.intake.finish().during(|| self.what.clone()).map(drop)
     }
-}
-
-/// What went wrong with services, as the end of a sentence.
-fn trouble(outcomes: &[ServiceOutcome]) -> String {
-    let failed = outcomes.iter().filter_map(|outcome| outcome.error.as_ref());
-    failed.map(|error| format!("; besides, {error}")).collect()
 }
 
 /// A sink for the objects of a plan.

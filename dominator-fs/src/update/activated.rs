@@ -1,0 +1,97 @@
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+
+use dominator_core::plan::Plan;
+use dominator_core::port::{Chain, ServiceOutcome, ServiceRunner, UpdateReport};
+use dominator_core::view::View;
+
+use super::{UpdateError, Updater};
+use crate::service::{Activation, Debt};
+
+/// Where it is noted what is owed to services, for whoever comes after this process.
+pub trait Ledger {
+    /// Replaces what was noted before.
+    ///
+    /// # Errors
+    /// When it could not be noted; then no service is touched.
+    fn note(&self, owed: &[Debt]) -> io::Result<()>;
+}
+
+/// For as long as the process lives.
+impl Ledger for RefCell<Vec<Debt>> {
+    fn note(&self, owed: &[Debt]) -> io::Result<()> {
+        self.replace(owed.to_vec());
+        Ok(())
+    }
+}
+
+/// An update that was not made, and what became of services meanwhile.
+#[derive(Debug)]
+pub struct ActivatedError {
+    /// Why.
+    pub error: UpdateError,
+    /// What was done to services: those that were stopped were started again, if that was possible.
+    pub services: Vec<ServiceOutcome>,
+}
+
+/// The causes are part of the text: what it says of services comes after them.
+impl fmt::Display for ActivatedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Chain(&self.error))?;
+        let failed = self.services.iter().filter_map(|s| s.error.as_ref().map(|error| (s, error)));
+        for (outcome, error) in failed {
+            write!(f, "; besides, {} {}: {error}", outcome.action, outcome.service)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ActivatedError {}
+
+impl From<UpdateError> for ActivatedError {
+    fn from(error: UpdateError) -> Self {
+        Self { error, services: Vec::new() }
+    }
+}
+
+impl Updater {
+    /// Prepares, stops services, swaps, commits, and starts services. Those that were stopped run again however it ends,
+    /// as far as they can; what is owed to them is in `ledger` from before the first is stopped.
+    ///
+    /// # Errors
+    /// [`ActivatedError`].
+    pub fn activate(
+        &mut self,
+        plan: &Plan,
+        view: &View,
+        activation: &Activation,
+        services: &dyn ServiceRunner,
+        ledger: &dyn Ledger,
+    ) -> Result<UpdateReport, ActivatedError> {
+        let staged = self.prepare(plan, view)?;
+        let owed = activation.owed();
+        if !owed.is_empty()
+            && let Err(error) = ledger.note(&owed)
+        {
+            staged.abandon()?;
+            return Err(UpdateError::Work(error).into());
+        }
+        let mut outcomes = activation.stop(services);
+        let made = staged.swap().and_then(|swapped| swapped.commit());
+        outcomes.extend(match &made {
+            Ok(_) | Err(UpdateError::NotDurable(_)) => activation.start(services),
+            Err(_) => activation.restore(services),
+        });
+        let unpaid = Debt::unpaid(&outcomes);
+        if owed != unpaid
+            && let Err(error) = ledger.note(&unpaid)
+        {
+            tracing::warn!(%error, "what is owed to services can not be noted; some may be started once more, or never");
+        }
+        match made {
+            Ok(committed) => Ok(UpdateReport { services: outcomes, ..committed.report }),
+            Err(error) => Err(ActivatedError { error, services: outcomes }),
+        }
+    }
+}
