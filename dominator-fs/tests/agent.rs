@@ -21,6 +21,7 @@ use dominator_core::view::View;
 use dominator_fs::agent::{AgentConfig, LocalAgent, StartError};
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Scanner};
+use dominator_fs_testkit::{left_out, needs_root};
 use futures_util::stream;
 use nix::mount::{MsFlags, mount};
 use tempfile::TempDir;
@@ -480,11 +481,14 @@ async fn an_agent_without_a_view_notices_when_its_root_can_be_written_to() {
     assert_eq!(status.write_error, None);
 }
 
-/// Runs a test where it may mount things that nobody else sees; passed over without the privilege.
-fn with_mounts<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+/// Runs a test where it may mount things that nobody else sees; without the privilege it says that it does not.
+fn with_mounts<F: Future<Output = ()>>(name: &'static str, test: impl FnOnce() -> F + Send + 'static) {
+    if !needs_root(name) {
+        return;
+    }
     let outcome = std::thread::spawn(move || {
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
-            return;
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+            return left_out(name, &format!("mounts of its own are refused: {error}"));
         }
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
@@ -501,7 +505,7 @@ fn mount_tmpfs(at: &Path) {
 
 #[test]
 fn objects_for_another_image_make_room_for_those_that_are_wanted_now() {
-    with_mounts(async || {
+    with_mounts("objects_for_another_image_make_room_for_those_that_are_wanted_now", async || {
         let machine = Machine::new();
         mount_tmpfs(machine.root.path());
         {
@@ -522,7 +526,7 @@ fn objects_for_another_image_make_room_for_those_that_are_wanted_now() {
 
 #[test]
 fn a_running_machines_own_file_systems_are_no_images_concern() {
-    with_mounts(async || {
+    with_mounts("a_running_machines_own_file_systems_are_no_images_concern", async || {
         let machine = Machine::new();
         for name in ["run", "disk", "disk/run"] {
             std::fs::create_dir(machine.root.path().join(name)).unwrap();

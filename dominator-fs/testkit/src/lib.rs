@@ -5,6 +5,8 @@
 
 mod nasty;
 mod oracle;
+mod privilege;
 
 pub use nasty::{chain, deep, nasty};
 pub use oracle::{Entries, compared, described, observed};
+pub use privilege::{left_out, needs_root};

@@ -10,6 +10,7 @@ use dominator_fs::root::Root;
 use dominator_fs::seam::Kernel;
 use dominator_fs::service::changed;
 use dominator_fs::update::{UpdateError, Updater, WorkError};
+use dominator_fs_testkit::{left_out, needs_root};
 
 use crate::support::*;
 
@@ -188,9 +189,15 @@ fn an_immutable_file_is_a_failure_of_its_own_and_the_rest_goes_on() {
     let mut machine = Machine::new();
     machine.write("/fixed", b"1");
     let open = std::fs::File::open(machine.at("/fixed")).unwrap();
-    let Ok(flags) = rustix::fs::ioctl_getflags(&open) else { return };
-    if rustix::fs::ioctl_setflags(&open, flags | rustix::fs::IFlags::IMMUTABLE).is_err() {
+    let test = "an_immutable_file_is_a_failure_of_its_own_and_the_rest_goes_on";
+    if !needs_root(test) {
         return;
+    }
+    let Ok(flags) = rustix::fs::ioctl_getflags(&open) else {
+        return left_out(test, "files have no flags here");
+    };
+    if let Err(error) = rustix::fs::ioctl_setflags(&open, flags | rustix::fs::IFlags::IMMUTABLE) {
+        return left_out(test, &format!("no file can be made immutable here: {error}"));
     }
     machine.write("/free", b"2");
     let report = machine.apply(vec![put("/fixed", symlink("x")), delete("/free")]).unwrap();
@@ -199,12 +206,15 @@ fn an_immutable_file_is_a_failure_of_its_own_and_the_rest_goes_on() {
     assert!(!machine.has("/free") && machine.read("/fixed") == b"1");
 }
 
-/// Runs a test where it may mount things that nobody else sees; passed over without the privilege.
-fn with_mounts(test: impl FnOnce() + Send + 'static) {
+/// Runs a test where it may mount things that nobody else sees; without the privilege it says that it does not.
+fn with_mounts(name: &'static str, test: impl FnOnce() + Send + 'static) {
     use nix::mount::{MsFlags, mount};
+    if !needs_root(name) {
+        return;
+    }
     let outcome = std::thread::spawn(move || {
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err() {
-            return;
+        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+            return left_out(name, &format!("mounts of its own are refused: {error}"));
         }
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
@@ -220,7 +230,7 @@ fn mount_tmpfs(at: &std::path::Path, options: &str) {
 
 #[test]
 fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
-    with_mounts(|| {
+    with_mounts("mount_points_and_what_leads_to_them_are_never_replaced_or_deleted", || {
         let mut machine = Machine::new();
         std::fs::create_dir_all(machine.at("/a/mnt")).unwrap();
         mount_tmpfs(&machine.at("/a/mnt"), "size=1m");
@@ -246,7 +256,7 @@ fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
 
 #[test]
 fn a_disk_that_fills_up_half_way_leaves_everything_as_it_was() {
-    with_mounts(|| {
+    with_mounts("a_disk_that_fills_up_half_way_leaves_everything_as_it_was", || {
         let dir = tempfile::tempdir().unwrap();
         mount_tmpfs(dir.path(), "size=40m,nr_inodes=100");
         let mut machine = Machine::within(dir);
@@ -285,7 +295,7 @@ fn a_disk_that_fills_up_half_way_leaves_everything_as_it_was() {
 
 #[test]
 fn an_update_that_needs_more_room_than_there_is_does_not_begin() {
-    with_mounts(|| {
+    with_mounts("an_update_that_needs_more_room_than_there_is_does_not_begin", || {
         let dir = tempfile::tempdir().unwrap();
         mount_tmpfs(dir.path(), "size=20m");
         let mut machine = Machine::within(dir);
