@@ -13,7 +13,7 @@ use crate::path::ImagePath;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub struct Trigger {
-    /// Regular expressions as in a filter; one that matches a changed path fires the trigger.
+    /// Regular expressions as in a filter; one that matches a changed path fires the trigger. None inverts the others.
     #[serde(default)]
     pub match_lines: Vec<String>,
     /// The service: a unit name for `systemctl`, or what `service` takes.
@@ -64,6 +64,9 @@ impl Triggers {
         let compile = |trigger: &Trigger| {
             if !is_service_name(&trigger.service) {
                 return Err(BadTriggers::Service { service: trigger.service.chars().take(80).collect() });
+            }
+            if trigger.match_lines.iter().any(|line| line == "!") {
+                return Err(BadTriggers::Inverted { service: trigger.service.clone() });
             }
             Lines::new(trigger.match_lines.clone())
                 .map(|lines| vec![lines])
@@ -197,13 +200,19 @@ fn number(digits: &[u8]) -> &[u8] {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BadTriggers {
+    /// A line that would invert a filter: it fires nothing, and whoever wrote it meant something else.
+    #[error("the trigger for {service} has a line `!`, which only filters know; say which paths fire it")]
+    Inverted {
+        /// Of which service.
+        service: String,
+    },
     /// Not the JSON it should be.
     #[error(
         "triggers are not an array of {{MatchLines, Service, SortName, DoReboot, DoReload, HighImpact}}: {0}"
     )]
     Json(String),
     /// A service that could not be one.
-    #[error("{service:?} can not be the name of a service")]
+    #[error("{service:?} can't be the name of a service")]
     Service {
         /// The name.
         service: String,
@@ -253,6 +262,12 @@ mod tests {
             Triggers::from_json(br#"[{"Service":"x","DoRebot":true}]"#),
             Err(BadTriggers::Json(_))
         ));
+    }
+
+    #[test]
+    fn no_line_of_a_trigger_inverts_the_others() {
+        let refused = Triggers::from_json(br#"[{"MatchLines":["/etc/a","!"],"Service":"web"}]"#);
+        assert_eq!(refused, Err(BadTriggers::Inverted { service: "web".to_owned() }));
     }
 
     #[test]

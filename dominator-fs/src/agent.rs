@@ -71,13 +71,13 @@ pub enum StartError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// A path that must be protected has no place in an image.
-    #[error("{} can not be protected: it is the root itself or no plain path", path.display())]
+    #[error("{} can't be protected: it is the root itself or no plain path", path.display())]
     Protected {
         /// Which.
         path: PathBuf,
     },
     /// No thread for scans.
-    #[error("the scanning thread can not be started")]
+    #[error("the scanning thread can't be started")]
     Thread(#[source] std::io::Error),
 }
 
@@ -250,7 +250,7 @@ impl Shared {
         }
         // Only a cache: an agent that lost it is sent the view again.
         if let Err(error) = self.memory.remember_view(&view) {
-            tracing::warn!(%error, "the view can not be remembered");
+            tracing::warn!(%error, "the view can't be remembered");
         }
         self.change(|state| state.set_view(id, Arc::new(view)));
         Ok(id)
@@ -273,7 +273,7 @@ impl Shared {
         });
         let (free, error) = match looked {
             Ok(Ok(free)) => (free, None),
-            Ok(Err(error)) => (0, Some(format!("the root can not be written to: {error}"))),
+            Ok(Err(error)) => (0, Some(format!("the root can't be written to: {error}"))),
             Err(error) => (0, Some(Chain(&error).to_string())),
         };
         let mut state = self.lock();

@@ -190,7 +190,7 @@ pub enum CheckError {
     #[error("the machine could not be scanned")]
     Scan(#[from] ScanError),
     /// The trees can't be compared.
-    #[error("the machine can not be compared with the image")]
+    #[error("the machine can't be compared with the image")]
     Comparison(#[from] DiffError),
 }
 

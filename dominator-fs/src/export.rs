@@ -108,10 +108,10 @@ pub enum ExportError {
         why: String,
     },
     /// Contents could not be had.
-    #[error("the contents of files can not be had")]
+    #[error("the contents of files can't be had")]
     Source(#[source] StoreError),
     /// Something could not be written.
-    #[error("{path} can not be written")]
+    #[error("{path} can't be written")]
     Write {
         /// What.
         path: ImagePath,
@@ -282,7 +282,7 @@ impl Export<'_> {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    let what = format!("the contents of {path} can not be read");
+                    let what = format!("the contents of {path} can't be read");
                     return Err(ExportError::Source(crate::store::objects::failed(what, error)));
                 }
             };

@@ -99,7 +99,7 @@ impl AsFd for Root {
 
 /// A root that can't be opened.
 #[derive(Debug, Error)]
-#[error("{} can not be opened as the root of an image; it must be a directory this process may read", path.display())]
+#[error("{} can't be opened as the root of an image; it must be a directory this process may read", path.display())]
 pub struct RootError {
     path: PathBuf,
     source: io::Error,

@@ -70,18 +70,18 @@ pub struct Sub {
     /// The machine was changed and has not been seen since.
     updated: bool,
     /// Objects may be left over on the machine.
-    litter: bool,
+    leftover_objects: bool,
     failures: u32,
     last_poll: Moment,
     /// How many polls were made one right after the other.
-    haste: u32,
+    hasty_polls: u32,
     spread: Spread,
 }
 
 impl Sub {
     /// How many polls in a row need not keep the least time between polls: more than any step towards an image takes.
     /// An agent that never comes to rest, by fault or on purpose, is asked no more often than one that does.
-    const HASTE: u32 = 8;
+    const POLLS_WITHOUT_PAUSE: u32 = 8;
 
     /// A machine nothing is known of. Give it [`Event::Wanted`] to begin.
     pub fn new(settings: Settings) -> Self {
@@ -99,10 +99,10 @@ impl Sub {
             safety: Safety::Guarded,
             stale: false,
             updated: false,
-            litter: false,
+            leftover_objects: false,
             failures: 0,
             last_poll: Moment::default(),
-            haste: 0,
+            hasty_polls: 0,
             spread: Spread::default(),
         }
     }
@@ -177,7 +177,7 @@ impl Sub {
             Event::Fetched(result) => self.on_fetched(now, result, out),
             Event::Updated(result) => self.on_updated(now, result, out),
             Event::CleanedUp(result) => {
-                self.litter = result.is_err();
+                self.leftover_objects = result.is_err();
                 self.poll(now, self.settings.poll_wait, out);
             }
         }
@@ -246,7 +246,7 @@ impl Sub {
     fn poll(&mut self, now: Moment, wait: Duration, out: &mut Vec<Action>) {
         let due = self.last_poll.after(self.settings.min_interval);
         // The poll that is being made when the wish changes is replaced, whatever the time.
-        let hurried = self.haste >= Self::HASTE && self.phase != Phase::Polling;
+        let hurried = self.hasty_polls >= Self::POLLS_WITHOUT_PAUSE && self.phase != Phase::Polling;
         if now < due && (hurried || !wait.is_zero()) {
             self.phase = Phase::Resting(Connection::Up);
             // The generation makes the poll that follows wait or answer at once, as the case may be.
@@ -262,7 +262,7 @@ impl Sub {
             (false, true) => self.settings.poll_wait,
             (false, false) => wait,
         };
-        self.haste = if wait.is_zero() { self.haste.saturating_add(1) } else { 0 };
+        self.hasty_polls = if wait.is_zero() { self.hasty_polls.saturating_add(1) } else { 0 };
         self.stale = false;
         self.phase = Phase::Polling;
         self.last_poll = now;
@@ -410,7 +410,7 @@ impl Sub {
         }
         // Whether there is room for them only the agent can tell: it may have most of them from an earlier attempt.
         self.phase = Phase::Fetching;
-        self.litter = true;
+        self.leftover_objects = true;
         self.set(Status::Fetching, None);
         out.push(Action::Fetch(objects));
     }
@@ -478,7 +478,7 @@ impl Sub {
         let first = self.first_fact().unwrap_or_default();
         let detail = (unknown > 0).then(|| format!("not looked at: {unknown}, first {first}"));
         self.set(Status::Synced, detail);
-        if self.litter {
+        if self.leftover_objects {
             self.phase = Phase::CleaningUp;
             return out.push(Action::CleanUp);
         }

@@ -44,7 +44,7 @@ pub enum ImageError {
         name: ImageName,
     },
     /// The name was used once.
-    #[error("image {name} was deleted; its name can not be used again")]
+    #[error("image {name} was deleted; its name can't be used again")]
     Deleted {
         /// Which.
         name: ImageName,

@@ -134,7 +134,7 @@ pub enum StoreError {
     #[error("the stream of objects is wrong: {0}")]
     Protocol(String),
     /// Not enough room.
-    #[error("no space for objects: {need} bytes needed, {free} free")]
+    #[error("no space for objects: {need} bytes needed, {free} free; free them or enlarge the file-system")]
     NoSpace {
         /// In bytes.
         need: u64,

@@ -174,7 +174,7 @@ pub(crate) fn views() -> impl Strategy<Value = View> {
 fn triggers() -> impl Strategy<Value = Triggers> {
     let trigger = (lines(), "[a-z]{1,8}", "[0-9a]{0,3}", any::<[bool; 3]>()).prop_map(
         |(match_lines, service, sort_name, [do_reboot, do_reload, high_impact])| Trigger {
-            match_lines,
+            match_lines: match_lines.into_iter().filter(|line| line != "!").collect(),
             service,
             sort_name,
             do_reboot,

@@ -29,7 +29,7 @@ pub(super) struct Memory {
 #[non_exhaustive]
 pub enum MemoryError {
     /// It can't be made, opened, read or written.
-    #[error("the state directory {} can not be used", path.display())]
+    #[error("the state directory {} can't be used", path.display())]
     Io {
         /// Where it is.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum MemoryError {
         source: io::Error,
     },
     /// Another agent uses it.
-    #[error("the state directory {} is in use by another agent", path.display())]
+    #[error("the state directory {} is in use by another agent; stop that one, or give this one a directory of its own", path.display())]
     Busy {
         /// Where it is.
         path: PathBuf,
@@ -83,7 +83,7 @@ impl Memory {
         let bytes = match self.read(Self::VIEW, View::MAX_LEN) {
             Ok(bytes) => bytes?,
             Err(error) => {
-                tracing::warn!(%error, "the remembered view can not be read");
+                tracing::warn!(%error, "the remembered view can't be read");
                 return None;
             }
         };

@@ -73,7 +73,7 @@ fn wanted(
     requested: Vec<(ObjectId, u64)>,
 ) -> Result<BTreeMap<ObjectId, u64>, StoreError> {
     let fault = |error: std::io::Error| StoreError::Failed {
-        what: "the objects kept beside the root can not be looked at".to_owned(),
+        what: "the objects kept beside the root can't be looked at".to_owned(),
         cause: Cause::new(error),
     };
     let (mut here, mut wanted) = (BTreeSet::new(), BTreeMap::new());

@@ -84,10 +84,10 @@ pub struct Imported {
 #[non_exhaustive]
 pub enum ImportError {
     /// The directory could not be looked at.
-    #[error("the directory can not be scanned")]
+    #[error("the directory can't be scanned")]
     Scan(#[source] ScanError),
     /// Part of the directory could not be read. An image must be whole: make it readable, or filter it out.
-    #[error("{count} paths of the directory can not be imported; make them readable or filter them out: {list}", list = paths.join(", "))]
+    #[error("{count} paths of the directory can't be imported; make them readable or filter them out: {list}", list = paths.join(", "))]
     Unreadable {
         /// The first of them, with what is wrong.
         paths: Vec<String>,
@@ -123,13 +123,13 @@ pub enum ImportError {
         fault: ArchiveFault,
     },
     /// The archive could not be read.
-    #[error("the archive can not be read on")]
+    #[error("the archive can't be read on")]
     Input(#[source] io::Error),
     /// The temporary file failed.
-    #[error("the temporary file failed")]
+    #[error("the temporary file failed; set TMPDIR to a directory with room")]
     Spool(#[source] io::Error),
     /// The sink failed.
-    #[error("the objects can not be stored")]
+    #[error("the objects can't be stored")]
     Sink(#[source] StoreError),
 }
 

@@ -174,7 +174,7 @@ pub enum ScanError {
     #[error("the scan was cancelled")]
     Cancelled,
     /// Not even the root can be read.
-    #[error("the root directory can not be read; is it still there, and may this process read it?")]
+    #[error("the root directory can't be read; is it still there, and may this process read it?")]
     Root {
         /// What happened.
         source: io::Error,

@@ -41,7 +41,7 @@ impl DirectoryClusterStore {
     pub fn open(path: &Path) -> Result<Self, ClusterStoreError> {
         let seam: Arc<dyn Seam> = Arc::new(Kernel);
         let home = Home::open(&*seam, path)
-            .map_err(|error| failed(format!("the state at {} can not be opened", path.display()), error))?;
+            .map_err(|error| failed(format!("the state at {} can't be opened", path.display()), error))?;
         Ok(Self(Arc::new(Inner { path: path.to_owned(), seam, home, changing: Mutex::new(()) })))
     }
 
@@ -56,7 +56,7 @@ impl DirectoryClusterStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.and_then(|file| home::read(file, Self::MAX_VALUE + Self::OVERHEAD)),
         };
-        let contents = contents.map_err(|error| failed(format!("{key} can not be read"), error))?;
+        let contents = contents.map_err(|error| failed(format!("{key} can't be read"), error))?;
         decode(&contents).map(Some).ok_or_else(|| {
             let path = self.0.path.join(&name);
             let what = format!("{key} is damaged; restore {} or remove it", path.display());
@@ -80,7 +80,7 @@ impl DirectoryClusterStore {
         if value.len() > Self::MAX_VALUE {
             let text = format!("a value may have {} bytes, not {}", Self::MAX_VALUE, value.len());
             return Err(failed(
-                format!("{key} can not be set"),
+                format!("{key} can't be set"),
                 io::Error::new(io::ErrorKind::InvalidInput, text),
             ));
         }
@@ -99,7 +99,7 @@ impl DirectoryClusterStore {
             home::FILE_MODE,
             Replace::Existing,
         )
-        .map_err(|error| failed(format!("{key} can not be set"), error))?;
+        .map_err(|error| failed(format!("{key} can't be set"), error))?;
         Ok(acknowledged(revision, durable))
     }
 
@@ -125,7 +125,7 @@ fn file_name(key: &str) -> Result<String, ClusterStoreError> {
     if key.is_empty() || key.len() > DirectoryClusterStore::MAX_KEY {
         let text = format!("a key has 1 to {} bytes", DirectoryClusterStore::MAX_KEY);
         return Err(failed(
-            format!("{key:?} can not be a key"),
+            format!("{key:?} can't be a key"),
             io::Error::new(io::ErrorKind::InvalidInput, text),
         ));
     }

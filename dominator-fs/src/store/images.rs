@@ -72,7 +72,7 @@ impl ImageStore {
             Ok(home)
         };
         let home = open().map_err(|error| {
-            failed(format!("the image store at {} can not be opened", path.display()), error)
+            failed(format!("the image store at {} can't be opened", path.display()), error)
         })?;
         let inner = Inner {
             path: path.to_owned(),
@@ -106,7 +106,7 @@ impl ImageStore {
             names.extend(image.filter(|_| stat.stx_size > 0));
             Ok(())
         });
-        listed.map_err(|error| failed("the images can not be listed", error))?;
+        listed.map_err(|error| failed("the images can't be listed", error))?;
         names.sort();
         Ok(names)
     }
@@ -182,7 +182,7 @@ impl ImageStore {
                 Replace::Existing,
             )
         };
-        delete().map_err(|error| failed(format!("image {name} can not be deleted"), error))
+        delete().map_err(|error| failed(format!("image {name} can't be deleted"), error))
     }
 
     fn publish(&self, name: &ImageName, image: &Image) -> Result<Durable, ImageError> {
@@ -204,7 +204,7 @@ impl ImageStore {
                 Replace::Never,
             )
         };
-        write().map_err(|error| failed(format!("image {name} can not be written"), error))
+        write().map_err(|error| failed(format!("image {name} can't be written"), error))
     }
 
     /// Opens the directory for a new image, made with those above it where they are missing.
@@ -249,7 +249,7 @@ impl ImageStore {
         };
         match look() {
             Err(error) if is_absent(&error) => Ok(Look::Nothing),
-            outcome => outcome.map_err(|error| failed(format!("image {name} can not be looked up"), error)),
+            outcome => outcome.map_err(|error| failed(format!("image {name} can't be looked up"), error)),
         }
     }
 
@@ -262,7 +262,7 @@ impl ImageStore {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let contents = home::beneath(&self.0.home, name.as_str().as_bytes(), flags)
             .and_then(|file| home::read(file, Image::MAX_LEN + Self::DIGEST))
-            .map_err(|error| failed(format!("image {name} can not be read"), error))?;
+            .map_err(|error| failed(format!("image {name} can't be read"), error))?;
         let damaged = |why: &str| {
             let path = self.0.path.join(name.as_str());
             let what = format!("image {name} is damaged; restore {} from a copy", path.display());

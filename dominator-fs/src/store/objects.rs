@@ -61,9 +61,8 @@ impl ObjectStore {
     /// # Errors
     /// As [`ObjectStore::open`].
     pub fn open_on(path: &Path, seam: Arc<dyn Seam>) -> Result<Self, StoreError> {
-        Self::try_open(path, seam).map_err(|error| {
-            failed(format!("the object store at {} can not be opened", path.display()), error)
-        })
+        Self::try_open(path, seam)
+            .map_err(|error| failed(format!("the object store at {} can't be opened", path.display()), error))
     }
 
     fn try_open(path: &Path, seam: Arc<dyn Seam>) -> io::Result<Self> {
@@ -101,7 +100,7 @@ impl ObjectStore {
         match self.handle(id, OFlags::PATH) {
             Ok((_, size)) => Ok(Some(size)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(format!("object {id} can not be looked up"), error)),
+            Err(error) => Err(failed(format!("object {id} can't be looked up"), error)),
         }
     }
 
@@ -168,7 +167,7 @@ impl ObjectStore {
             if error.kind() == io::ErrorKind::NotFound {
                 StoreError::NotFound { id: *id }
             } else {
-                failed(format!("object {id} can not be opened"), error)
+                failed(format!("object {id} can't be opened"), error)
             }
         })
     }
@@ -205,7 +204,7 @@ impl ObjectStore {
                 tracing::error!(store = %self.0.path.display(), object = %id, "a corrupt object was moved to quarantine/");
             }
             Err(error) => {
-                tracing::error!(store = %self.0.path.display(), object = %id, %error, "a corrupt object can not be moved");
+                tracing::error!(store = %self.0.path.display(), object = %id, %error, "a corrupt object can't be moved");
             }
         }
     }

@@ -87,7 +87,7 @@ impl Updater {
         if owed != unpaid
             && let Err(error) = ledger.note(&unpaid)
         {
-            tracing::warn!(%error, "what is owed to services can not be noted; some may be started once more, or never");
+            tracing::warn!(%error, "what is owed to services can't be noted; some may be started once more, or never");
         }
         match made {
             Ok(committed) => Ok(UpdateReport { services: outcomes, ..committed.report }),

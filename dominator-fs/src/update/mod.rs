@@ -126,7 +126,9 @@ pub enum UpdateError {
         id: ObjectId,
     },
     /// Not enough room to stage what is new.
-    #[error("no space to stage the update: {need} bytes needed, {free} free")]
+    #[error(
+        "no space to stage the update: {need} bytes needed, {free} free; free them or enlarge the file-system of the root"
+    )]
     NoSpace {
         /// In bytes.
         need: u64,
@@ -154,10 +156,12 @@ pub enum UpdateError {
         source: io::Error,
     },
     /// Everything is in place, but might not survive a power cut.
-    #[error("the update was made but could not be made durable")]
+    #[error(
+        "the update was made but could not be made durable; look at the kernel's log, the next update tries again"
+    )]
     NotDurable(#[source] io::Error),
     /// The work directory failed.
-    #[error("the work directory /.subd can not be used")]
+    #[error("the work directory /.subd can't be used")]
     Work(#[source] io::Error),
 }
 

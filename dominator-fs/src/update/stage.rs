@@ -105,7 +105,7 @@ fn vet(operation: &Operation, view: &View) -> Result<(), PathFailure> {
             return refuse(path, "it is protected or not in view");
         }
         if path.is_root() && !matches!(operation, Operation::SetMetadata { .. }) {
-            return refuse(path, "the root itself can not be replaced or deleted");
+            return refuse(path, "the root itself can't be replaced or deleted");
         }
     }
     Ok(())

@@ -37,13 +37,15 @@ pub enum WorkError {
     },
     /// The file-system is of a kind (NFS is one) that no update can be made on without moments in which a path is
     /// missing.
-    #[error("the file-system of the root can not exchange two names in one step, which updates need")]
+    #[error(
+        "the file-system of the root can't exchange two names in one step, which updates need; use ext4, xfs, btrfs or another local one"
+    )]
     NoExchange,
     /// Another process is at work in this root.
-    #[error("another agent is at work in this root")]
+    #[error("another agent is at work in this root; stop one of them")]
     Busy,
     /// It could not be made or opened.
-    #[error("the work directory /.subd can not be set up")]
+    #[error("the work directory /.subd can't be set up")]
     Io(#[source] io::Error),
 }
 

@@ -54,8 +54,7 @@ impl ObjectReader {
         })?;
         let mut bytes = Vec::with_capacity(len);
         let id = self.id;
-        self.read_to_end(&mut bytes)
-            .map_err(|error| failed(format!("object {id} can not be read"), error))?;
+        self.read_to_end(&mut bytes).map_err(|error| failed(format!("object {id} can't be read"), error))?;
         Ok(bytes)
     }
 
@@ -125,7 +124,7 @@ impl MappedObject {
         // against other processes of ours. A disk that fails to deliver a page ends the process with SIGBUS, which is
         // why only objects that were asked for, and none of a live root, are ever mapped.
         let map = unsafe { memmap2::Mmap::map(file) }
-            .map_err(|error| failed(format!("object {id} can not be mapped"), error))?;
+            .map_err(|error| failed(format!("object {id} can't be mapped"), error))?;
         let verified = Verified::check(id, size, ObjectId::of(&map), map.len() as u64)
             .inspect_err(|_| store.quarantine(&id, file))?;
         Ok(Self { map, verified })

@@ -38,7 +38,7 @@ impl ObjectWriter {
         let temporary = if store.size(&id)? == Some(size) {
             None
         } else {
-            let free = store.free().map_err(|error| failed("free space can not be found out", error))?;
+            let free = store.free().map_err(|error| failed("free space can't be found out", error))?;
             if size > free {
                 return Err(StoreError::NoSpace { need: size, free });
             }
@@ -82,7 +82,7 @@ impl ObjectWriter {
                 Ok(count) => self.write(buffer.get(..count).unwrap_or_default())?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return Err(failed(format!("the contents of object {} can not be read", self.id), error));
+                    return Err(failed(format!("the contents of object {} can't be read", self.id), error));
                 }
             }
         }
@@ -328,5 +328,5 @@ fn no_space_or_failed(store: &ObjectStore, need: u64, what: String, error: io::E
 }
 
 fn begun(id: &ObjectId) -> String {
-    format!("object {id} can not be written")
+    format!("object {id} can't be written")
 }

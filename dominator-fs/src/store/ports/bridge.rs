@@ -93,7 +93,7 @@ impl ObjectSink for PortSink {
                 Ok(0) => return Ok(()),
                 Ok(_) => self.send(Ok(Piece::Data(data.into())))?,
                 Err(error) => {
-                    let error = failed(format!("the contents of object {id} can not be read"), error);
+                    let error = failed(format!("the contents of object {id} can't be read"), error);
                     // The store must not take what came of it for all there is; what it answers is of no use here.
                     drop(self.send(Err(error.clone())));
                     return Err(error);

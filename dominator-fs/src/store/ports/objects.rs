@@ -146,7 +146,7 @@ fn send_read(mut object: ObjectReader, to: &Outlet) -> Result<(), Stopped> {
     loop {
         let mut data = Vec::new();
         let read = (&mut object).take(Piece::MAX_DATA as u64).read_to_end(&mut data);
-        read.map_err(|error| failed(format!("object {id} can not be read"), error))?;
+        read.map_err(|error| failed(format!("object {id} can't be read"), error))?;
         if data.is_empty() {
             return Ok(());
         }
