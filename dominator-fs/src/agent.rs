@@ -299,11 +299,11 @@ fn protected<'a>(
 ) -> Result<BTreeSet<ImagePath>, StartError> {
     let root = resolved(root);
     let mut protected = BTreeSet::new();
-    for path in paths {
-        let Ok(relative) = resolved(path).strip_prefix(&root).map(Path::to_owned) else { continue };
+    for (path, place) in paths.flat_map(|path| places(path).into_iter().map(move |place| (path, place))) {
+        let Ok(relative) = place.strip_prefix(&root) else { continue };
         let refused = || StartError::Protected { path: path.clone() };
         let mut inside = ImagePath::root();
-        for part in &relative {
+        for part in relative {
             let name = Name::parse(part.as_encoded_bytes()).map_err(|_| refused())?;
             inside = inside.join(&name).map_err(|_| refused())?;
         }
@@ -313,6 +313,26 @@ fn protected<'a>(
         protected.insert(inside);
     }
     Ok(protected)
+}
+
+/// All that must stay for `path` to lead where it leads: its end, and the symbolic links on the way there.
+fn places(path: &Path) -> Vec<PathBuf> {
+    let mut places = vec![resolved(path)];
+    let mut ways = vec![path.to_owned()];
+    // As many links as the kernel follows.
+    for _ in 0..40 {
+        let Some(way) = ways.pop() else { break };
+        let way = std::path::absolute(&way).unwrap_or(way);
+        for link in way.ancestors() {
+            if let (Ok(target), Some(parent), Some(name)) =
+                (link.read_link(), link.parent(), link.file_name())
+            {
+                places.push(resolved(parent).join(name));
+                ways.push(resolved(parent).join(target));
+            }
+        }
+    }
+    places
 }
 
 /// The path with symbolic links resolved, as far as it exists: what is protected may be made later.

@@ -466,6 +466,21 @@ async fn the_agents_own_files_are_protected_and_no_view_shows_them() {
 }
 
 #[tokio::test]
+async fn links_on_the_way_to_protected_files_are_protected_too() {
+    let mut machine = Machine::new();
+    let root = machine.root.path();
+    std::fs::create_dir_all(root.join("keys/real")).unwrap();
+    std::os::unix::fs::symlink("keys", root.join("ssl")).unwrap();
+    std::os::unix::fs::symlink("real", root.join("keys/now")).unwrap();
+    std::os::unix::fs::symlink("round", root.join("round")).unwrap();
+    machine.protected = vec![root.join("ssl/now/CA.pem"), root.join("round")];
+    let agent = machine.start();
+    let protected: Vec<_> = poll(&agent).await.status.traits.protected.into_iter().collect();
+    let expected = ["/keys/now", "/keys/real/CA.pem", "/round", "/ssl"];
+    assert_eq!(protected, expected.map(|text| ImagePath::parse(text.as_bytes()).unwrap()));
+}
+
+#[tokio::test]
 async fn an_agent_without_a_view_notices_when_its_root_can_be_written_to() {
     let mut machine = Machine::new();
     machine.interval = Duration::from_millis(20);
