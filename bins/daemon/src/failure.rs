@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use dominator_core::port::Chain;
+
 /// Something a daemon or tool tried and could not do. Libraries say whose fault it is; a binary adds what it was for.
 #[derive(Debug)]
 pub struct Failure {
@@ -48,18 +50,7 @@ impl<T, E: Into<Box<dyn Error + Send + Sync>>> During<T> for Result<T, E> {
 
 /// An error with all its causes, outermost first, on one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        // Wrappers that only repeat their source would say everything twice.
-        if !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        next = cause.source();
-    }
-    text
+    Chain(error).to_string()
 }
 
 #[cfg(test)]

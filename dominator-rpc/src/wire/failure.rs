@@ -1,12 +1,11 @@
 //! Errors across the wire: a text for people in the status, a [`v1::Failure`] for programs in its details.
 
 use std::error::Error;
-use std::fmt::Write as _;
 
 use bytes::Bytes;
 use dominator_core::image::ImageName;
 use dominator_core::object::ObjectId;
-use dominator_core::port::{AgentError, Cause, ImageError, StoreError, Unreachable};
+use dominator_core::port::{AgentError, Cause, Chain, ImageError, StoreError, Unreachable};
 use prost::Message as _;
 use tonic::{Code, Status};
 
@@ -22,13 +21,7 @@ pub(crate) fn invalid(text: impl Into<String>) -> Status {
 
 /// An error with all its causes, in one line short enough for a header.
 pub(crate) fn text(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a string can't fail.
-        write!(text, ": {error}").expect("invariant: strings take everything");
-        cause = error.source();
-    }
+    let mut text = Chain(error).to_string();
     text.truncate(text.floor_char_boundary(limits::ERROR_TEXT));
     text
 }
