@@ -53,6 +53,18 @@ impl Fleet {
         panic!("{sub}: {:?}", trees::differences(image, root, excluded));
     }
 
+    /// Waits until machine `number` has been scanned whole so many times more.
+    fn wait_for_scans(&self, number: u8, more: u64) {
+        let sub = format!("{}:6969", self.lab.address(number));
+        let scans = || {
+            let status = self.lab.tool("subtool", &self.admin, ["--sub", &sub, "poll", "--json"]).json();
+            status["scan_count"].as_u64().unwrap()
+        };
+        let before = scans();
+        let done = (0..10_000).any(|_| scans() >= before + more);
+        assert!(done, "machine {number} is not scanned any more");
+    }
+
     fn tree(&self, name: &str, version: u32) -> PathBuf {
         let path = self.lab.path(name);
         fs::create_dir(&path).unwrap();
@@ -208,15 +220,18 @@ fn an_upgrade_sends_what_is_new_and_a_machine_in_sync_is_sent_nothing() {
     let _subd = fleet.lab.subd(1, &root);
     fleet.wait_until_alike("one", 0, &images[0], &root, &[]);
     let mark = fleet.dominator.0.mark();
+    fleet.wait_for_scans(1, 3);
+    let count =
+        |word: &str| fleet.dominator.0.log_since(mark).iter().filter(|line| line.contains(word)).count();
+    let (update, fetch) = (r#""message":"update""#, r#""status":"fetching""#);
+    assert_eq!((count(update), count(fetch)), (0, 0), "a machine in sync is sent no plan and no object");
     let added = fleet.add("web/2", &images[1], "/none\n");
     assert!(added["sent_objects"].as_u64() < added["objects"].as_u64(), "{added}");
     // Nothing happened to the machine while the image was added.
-    let updates =
-        |lines: &[String]| lines.iter().filter(|line| line.contains(r#""message":"update""#)).count();
-    assert_eq!(updates(&fleet.dominator.0.log_since(mark)), 0);
+    assert_eq!((count(update), count(fetch)), (0, 0));
     fleet.lab.mdb(&[("one", 1, "web/2")]);
     fleet.wait_until_alike("one", mark, &images[1], &root, &[]);
-    assert_eq!(updates(&fleet.dominator.0.log_since(mark)), 1);
+    assert_eq!((count(update), count(fetch)), (1, 1));
 }
 
 #[test]
