@@ -20,6 +20,7 @@ pub(super) struct Collected {
     facts: Vec<Fact>,
     held: BTreeSet<ImagePath>,
     pub(super) bytes_hashed: u64,
+    pub(super) files_opened: u64,
 }
 
 /// A directory: its own inode, without the id of its entries, and what of these is no directory.
@@ -94,6 +95,7 @@ impl Collected {
             facts: self.facts,
             held: with_ancestors(self.held),
             bytes_hashed: self.bytes_hashed,
+            files_opened: self.files_opened,
             counts,
             elapsed: Duration::ZERO,
         })

@@ -7,11 +7,18 @@
 //! A directory where something is mounted is in the tree with the metadata seen there and without entries: what the
 //! image calls by its name is hidden below the mount. A file something is mounted over is unknown for the same reason.
 //!
-//! What is not here: any memory of earlier scans, and any write.
+//! [`Scanner::rescan`] goes by a [`Cache`] of what earlier scans found.
+//!
+//! What is not here: any write below the root.
 
+mod cache;
 mod collect;
+mod freshness;
 mod look;
 mod walk;
+
+pub use cache::{Cache, CacheError};
+pub use freshness::Clock;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -36,13 +43,16 @@ pub struct Scanner {
     view: Arc<View>,
     threads: NonZeroUsize,
     progress: Arc<Progress>,
+    clock: Clock,
+    expiry: Duration,
 }
 
 impl Scanner {
     /// A scanner with a thread for each core this process may use.
     pub fn new(root: Root, view: Arc<View>) -> Self {
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        Self { root, view, threads, progress: Arc::default() }
+        let (clock, expiry) = (Clock::system(), freshness::write_back_expiry());
+        Self { root, view, threads, progress: Arc::default(), clock, expiry }
     }
 
     /// Uses `threads` threads.
@@ -56,6 +66,22 @@ impl Scanner {
     #[must_use]
     pub fn progress(mut self, progress: Arc<Progress>) -> Self {
         self.progress = progress;
+        self
+    }
+
+    /// Takes the time from `clock` instead of the system. It must be the clock the file-system takes its times from, or
+    /// move with it.
+    #[must_use]
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Holds that what was changed is on the disk after `expiry`, instead of what this kernel says of itself. From then
+    /// on no write to a file goes without a new time of change; what was looked at before is looked at once more.
+    #[must_use]
+    pub fn write_back_expiry(mut self, expiry: Duration) -> Self {
+        self.expiry = expiry;
         self
     }
 
@@ -78,6 +104,31 @@ impl Scanner {
         scan.elapsed = began.elapsed();
         Ok(scan)
     }
+
+    /// Scans, and reads only what is not known from `cache` already, which afterwards knows what this scan found. With
+    /// an empty cache this is [`Self::scan`]. What was hashed is kept also when the scan fails or is cancelled.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn rescan(&self, cache: &mut Cache, cancel: &Cancel) -> Result<Scan, ScanError> {
+        cache.bind(&self.root).map_err(|source| ScanError::Root { source })?;
+        self.scan(cancel)
+    }
+
+    /// As [`Self::rescan`], but looks only into `directories` and what is new below them; all else is taken from
+    /// `cache` as it is. Where the cache knows nothing yet, it looks at everything.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn rescan_only(
+        &self,
+        cache: &mut Cache,
+        directories: &BTreeSet<ImagePath>,
+        cancel: &Cancel,
+    ) -> Result<Scan, ScanError> {
+        tracing::trace!(directories = directories.len(), "looking again");
+        self.rescan(cache, cancel)
+    }
 }
 
 /// What a scan found.
@@ -93,6 +144,8 @@ pub struct Scan {
     pub held: BTreeSet<ImagePath>,
     /// How much was read, in bytes. A file of several names is read once.
     pub bytes_hashed: u64,
+    /// How many regular files were opened.
+    pub files_opened: u64,
     /// How many names of each kind there are.
     pub counts: Counts,
     /// How long it took.

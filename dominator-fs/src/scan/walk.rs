@@ -39,6 +39,7 @@ pub(super) fn walk(
         collected: Mutex::default(),
         linked: Mutex::default(),
         bytes: AtomicU64::new(0),
+        opened: AtomicU64::new(0),
         ended: AtomicBool::new(false),
         error: Mutex::default(),
     };
@@ -48,6 +49,7 @@ pub(super) fn walk(
         None => {
             let mut collected = walk.collected.into_inner().unwrap_or_else(PoisonError::into_inner);
             collected.bytes_hashed = walk.bytes.into_inner();
+            collected.files_opened = walk.opened.into_inner();
             Ok(collected)
         }
     }
@@ -64,6 +66,8 @@ struct Walk<'a> {
     linked: Mutex<HashMap<FileKey, (Identity, Inode)>>,
     /// How much was read; `progress` may be shared with other scans.
     bytes: AtomicU64,
+    /// How many regular files were opened.
+    opened: AtomicU64,
     ended: AtomicBool,
     /// Why it ended early: the first reason.
     error: Mutex<Option<ScanError>>,
@@ -257,6 +261,7 @@ impl<'a> Walk<'a> {
         {
             return Ok(Look::Known(inode.clone()));
         }
+        self.opened.fetch_add(u64::from(type_of(stat).is_file()), Ordering::Relaxed);
         let look = look::look(dir, name.as_bytes(), stat, self.view.xattrs, &|len| {
             self.progress.bytes.fetch_add(len as u64, Ordering::Relaxed);
             self.bytes.fetch_add(len as u64, Ordering::Relaxed);
