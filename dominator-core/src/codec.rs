@@ -52,6 +52,30 @@ impl Writer {
         self.0.extend_from_slice(bytes);
     }
 
+    /// Bytes that are canonical already.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Corrects a count at `at`, where one was written before it was known.
+    pub(crate) fn set_count(&mut self, at: usize, count: usize) {
+        let mut right = Self::default();
+        right.count(count);
+        if let Some(place) = self.0.get_mut(at..at + right.0.len()) {
+            place.copy_from_slice(&right.0);
+        }
+    }
+
+    /// How much was written, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What was written.
+    pub(crate) fn written(&self) -> &[u8] {
+        &self.0
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
@@ -74,6 +98,16 @@ impl<'a> Reader<'a> {
             Some(rest) => Ok(Self { rest, len: bytes.len() }),
             None => Err(DecodeError::WrongKind { expected: String::from_utf8_lossy(&magic).into_owned() }),
         }
+    }
+
+    /// Reads values that are part of something that was checked before.
+    pub(crate) fn within(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, len: bytes.len() }
+    }
+
+    /// How much was read, in bytes.
+    pub(crate) fn position(&self) -> usize {
+        self.len - self.rest.len()
     }
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
@@ -142,11 +176,7 @@ impl<'a> Reader<'a> {
 
     /// Nothing may follow the value.
     pub(crate) fn end(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError::Trailing { at: self.len - self.rest.len() })
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::Trailing { at: self.position() }) }
     }
 }
 

@@ -342,15 +342,74 @@ impl Inode {
         }
         let (mode, uid, gid, xattrs) = (Mode(mode), r.u32()?, r.u32()?, decode_xattrs(r)?);
         let inode = Self { mode, uid, gid, xattrs, kind: decode_kind(tag, r)? };
-        if let Kind::Unknown { why } = inode.kind
-            && inode != Self::unknown(why)
-        {
-            return Err(DecodeError::Invalid("metadata of an unknown inode"));
-        }
-        if matches!(inode.kind, Kind::Symlink { .. }) && inode.mode != Mode::SYMLINK {
-            return Err(DecodeError::Invalid("a symbolic link with a mode of its own"));
-        }
+        inode.check().map_err(DecodeError::Invalid)?;
         Ok(inode)
+    }
+
+    /// Whether a machine could have it: what the types leave open.
+    ///
+    /// # Errors
+    /// What it would be.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let plain = self.uid == 0 && self.gid == 0 && self.mode == Mode(0) && self.xattrs.is_empty();
+        match &self.kind {
+            Kind::Unknown { .. } if !plain => Err("metadata of an unknown inode"),
+            Kind::Symlink { .. } if self.mode != Mode::SYMLINK => {
+                Err("a symbolic link with a mode of its own")
+            }
+            Kind::Symlink { target } if target.is_empty() || target.contains(&0) => {
+                Err("a symbolic link to nothing")
+            }
+            Kind::Symlink { target } if target.len() > Self::MAX_TARGET => {
+                Err("a symbolic link of more bytes than Linux takes")
+            }
+            Kind::Computed { source } if source.is_empty() => Err("a computed file that nobody computes"),
+            Kind::Computed { source } if source.len() > Self::MAX_SOURCE => {
+                Err("a computed file with too long a source")
+            }
+            Kind::Regular { .. }
+            | Kind::Computed { .. }
+            | Kind::Symlink { .. }
+            | Kind::BlockDevice { .. }
+            | Kind::CharDevice { .. }
+            | Kind::Fifo { .. }
+            | Kind::Directory { .. }
+            | Kind::Unknown { .. } => Ok(()),
+        }
+    }
+
+    /// How long its encoding is, in bytes.
+    pub(crate) fn encoded_len(&self) -> usize {
+        const TIME: usize = 12;
+        let xattrs: usize = self.xattrs.iter().map(|(name, value)| 8 + name.len() + value.len()).sum();
+        let rest = match &self.kind {
+            Kind::Regular { .. } => TIME + 8 + ObjectId::LEN,
+            Kind::Computed { source } => 4 + source.len(),
+            Kind::Symlink { target } => 4 + target.len(),
+            Kind::BlockDevice { .. } | Kind::CharDevice { .. } => TIME + 8,
+            Kind::Fifo { .. } => TIME,
+            Kind::Directory { .. } => ObjectId::LEN,
+            Kind::Unknown { .. } => 1,
+        };
+        15 + xattrs + rest
+    }
+
+    /// The id of the directory whose encoding this is, if it is one's. It stands at the end.
+    pub(crate) fn peek_directory(encoded: &[u8]) -> Option<DirectoryId> {
+        let (b'd', (_, id)) = (encoded.first()?, encoded.split_last_chunk()?) else { return None };
+        Some(DirectoryId(ObjectId::from_bytes(*id)))
+    }
+
+    /// Contents and length of the regular file whose encoding this is, if it is one's. They stand at the end.
+    pub(crate) fn peek_object(encoded: &[u8]) -> Option<(ObjectId, u64)> {
+        let (b'r', (rest, id)) = (encoded.first()?, encoded.split_last_chunk()?) else { return None };
+        let (_, size) = rest.split_last_chunk()?;
+        Some((ObjectId::from_bytes(*id), u64::from_be_bytes(*size)))
+    }
+
+    /// Whether this is the encoding of an unknown.
+    pub(crate) fn peek_unknown(encoded: &[u8]) -> bool {
+        encoded.first() == Some(&b'?')
     }
 }
 
@@ -382,20 +441,8 @@ fn decode_kind(tag: u8, r: &mut Reader<'_>) -> Result<Kind, DecodeError> {
     let device = |r: &mut Reader<'_>| Ok(Device { major: r.u32()?, minor: r.u32()? });
     Ok(match tag {
         b'r' => Kind::Regular { mtime: decode_time(r)?, size: r.u64()?, object: r.id()? },
-        b'm' => {
-            let source = r.text(Inode::MAX_SOURCE)?;
-            if source.is_empty() {
-                return Err(DecodeError::Invalid("a computed file that nobody computes"));
-            }
-            Kind::Computed { source: source.into() }
-        }
-        b'l' => {
-            let target = r.bytes(Inode::MAX_TARGET)?;
-            if target.is_empty() || target.contains(&0) {
-                return Err(DecodeError::Invalid("a symbolic link to nothing"));
-            }
-            Kind::Symlink { target: target.into() }
-        }
+        b'm' => Kind::Computed { source: r.text(Inode::MAX_SOURCE)?.into() },
+        b'l' => Kind::Symlink { target: r.bytes(Inode::MAX_TARGET)?.into() },
         b'b' => Kind::BlockDevice { mtime: decode_time(r)?, device: device(r)? },
         b'c' => Kind::CharDevice { mtime: decode_time(r)?, device: device(r)? },
         b'p' => Kind::Fifo { mtime: decode_time(r)? },

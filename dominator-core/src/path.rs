@@ -18,8 +18,13 @@ impl Name {
     /// # Errors
     /// [`BadPath`] when it is no single, plain name.
     pub fn parse(raw: &[u8]) -> Result<Self, BadPath> {
-        let plain = !matches!(raw, b"" | b"." | b"..") && !raw.contains(&b'/') && !raw.contains(&0);
-        if plain && raw.len() <= Self::MAX_LEN { Ok(Self(raw.into())) } else { Err(BadPath::new(raw)) }
+        if Self::is_valid(raw) { Ok(Self(raw.into())) } else { Err(BadPath::new(raw)) }
+    }
+
+    /// Whether `raw` could be one.
+    pub(crate) fn is_valid(raw: &[u8]) -> bool {
+        let plain = !matches!(raw, b"" | b"." | b"..") && !raw.iter().any(|b| matches!(b, b'/' | 0));
+        plain && raw.len() <= Self::MAX_LEN
     }
 
     /// The bytes.
@@ -72,7 +77,7 @@ impl ImagePath {
     pub fn parse(raw: &[u8]) -> Result<Self, BadPath> {
         let bad = || BadPath::new(raw);
         let rest = raw.strip_prefix(b"/").ok_or_else(bad)?;
-        let clean = rest.is_empty() || rest.split(|b| *b == b'/').all(|part| Name::parse(part).is_ok());
+        let clean = rest.is_empty() || rest.split(|b| *b == b'/').all(Name::is_valid);
         if clean && fits(raw) { Ok(Self(raw.into())) } else { Err(bad()) }
     }
 
@@ -91,12 +96,18 @@ impl ImagePath {
     /// # Errors
     /// [`BadPath`] when it would be longer than [`Self::MAX_LEN`] or deeper than [`Self::MAX_DEPTH`].
     pub fn join(&self, name: &Name) -> Result<Self, BadPath> {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.0.len());
+        self.join_valid(&name.0)
+    }
+
+    /// The path of `name`, which [`Name::is_valid`], in this directory.
+    pub(crate) fn join_valid(&self, name: &[u8]) -> Result<Self, BadPath> {
+        let slash = usize::from(!self.is_root());
+        let mut bytes = Vec::with_capacity(self.0.len() + slash + name.len());
         bytes.extend_from_slice(&self.0);
         if !self.is_root() {
             bytes.push(b'/');
         }
-        bytes.extend_from_slice(&name.0);
+        bytes.extend_from_slice(name);
         if fits(&bytes) { Ok(Self(bytes.into())) } else { Err(BadPath::new(&bytes)) }
     }
 

@@ -204,8 +204,8 @@ fn directories_that_share_directories_do_not_stop_the_controller() {
     for _ in 0..64 {
         let entry = inode(0o755, Kind::Directory { id });
         let names = ["a", "b"].map(|name| dominator_core::path::Name::parse(name.as_bytes()).unwrap());
-        id = directories
-            .insert(Directory { entries: names.into_iter().map(|name| (name, entry.clone())).collect() });
+        let entries = names.map(|name| (name, entry.clone()));
+        id = directories.insert(Directory::new(entries).unwrap());
     }
     let root = inode(0o755, Kind::Directory { id });
     let actual = Snapshot::new(View::everything().id(), root, LinkSets::default(), directories);

@@ -158,8 +158,8 @@ fn deep(more: usize) -> Snapshot {
     let mut directories = DirectoryMap::default();
     let mut id = directories.insert(Directory::default());
     for _ in 0..ImagePath::MAX_DEPTH + more {
-        let entries = BTreeMap::from([(name("d"), inode(0o755, Kind::Directory { id }))]);
-        id = directories.insert(Directory { entries });
+        let entry = (name("d"), inode(0o755, Kind::Directory { id }));
+        id = directories.insert(Directory::new([entry]).unwrap());
     }
     let root = inode(0o755, Kind::Directory { id });
     Snapshot::new(View::everything().id(), root, LinkSets::default(), directories)
@@ -179,7 +179,7 @@ fn directories_that_share_directories_do_not_exhaust_the_verifier() {
     for _ in 0..64 {
         let entry = inode(0o755, Kind::Directory { id });
         let entries = ["a", "b"].map(|text| (name(text), entry.clone()));
-        id = directories.insert(Directory { entries: entries.into() });
+        id = directories.insert(Directory::new(entries).unwrap());
     }
     let root = inode(0o755, Kind::Directory { id });
     let bomb = Snapshot::new(View::everything().id(), root, LinkSets::default(), directories);

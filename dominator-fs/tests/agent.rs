@@ -213,7 +213,7 @@ async fn plan(agent: &LocalAgent, required: &Snapshot) -> (Tree, Plan) {
     let root = actual.root.directory().unwrap().0;
     let encoded = agent.directories(vec![root, actual.links.0]).await.unwrap();
     let mut directories = dominator_core::tree::DirectoryMap::default();
-    assert_eq!(directories.insert(Directory::decode(&encoded[0]).unwrap()).0, root);
+    assert_eq!(directories.insert(Directory::decode(encoded[0].clone()).unwrap()).0, root);
     let links = LinkSets::decode(&encoded[1]).unwrap();
     let comparison = Comparison { required, actual: &actual, links: Some(&links), directories: &directories };
     let plan = comparison.plan().unwrap().plan;
@@ -558,9 +558,9 @@ fn a_running_machines_own_file_systems_are_no_images_concern() {
             agent.set_view(view.clone()).await.unwrap();
             let root = tree(&agent).await.root.directory().unwrap().0;
             let encoded = agent.directories(vec![root]).await.unwrap();
-            let names: Vec<_> =
-                Directory::decode(&encoded[0]).unwrap().entries.into_keys().map(|n| n.to_string()).collect();
-            assert_eq!(names, ["disk"], "what an image has at /run is left alone, and /disk is not");
+            let directory = Directory::decode(encoded[0].clone()).unwrap();
+            let names: Vec<_> = directory.iter().map(|entry| entry.name()).collect();
+            assert_eq!(names, [b"disk"], "what an image has at /run is left alone, and /disk is not");
         }
         for name in ["disk/run", "disk", "run"] {
             nix::mount::umount2(&at(name), nix::mount::MntFlags::MNT_DETACH).unwrap();

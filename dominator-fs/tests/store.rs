@@ -235,7 +235,7 @@ impl Images {
     /// Everything the tree needs but what `keep` says to leave out.
     fn store(&self, tree: &Snapshot, keep: impl Fn(&ObjectId) -> bool) {
         let mut batch = self.images.objects().batch();
-        let all = tree.directories.iter().map(|(_, directory)| directory.encode());
+        let all = tree.directories.iter().map(|(_, directory)| directory.encoded().to_vec());
         for bytes in all.chain([tree.links.encode(), b"contents".to_vec()]) {
             if keep(&ObjectId::of(&bytes)) {
                 batch.add_bytes(&bytes).unwrap();

@@ -146,7 +146,7 @@ fn read_tar(path: &Path, filter: &Filter) -> Result<Tree, Failure> {
     let links = imported.snapshot.links.encode().len() as u64;
     offers.insert(imported.snapshot.tree.links.0, links);
     offers.extend(
-        imported.snapshot.directories.iter().map(|(id, directory)| (id.0, directory.encode().len() as u64)),
+        imported.snapshot.directories.iter().map(|(id, directory)| (id.0, directory.encoded().len() as u64)),
     );
     Ok((imported, offers, Arc::new(LocalObjects::new(store)), Some(spool)))
 }

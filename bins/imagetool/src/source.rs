@@ -97,17 +97,17 @@ impl Tree {
             None => {
                 let bytes = self.encoding(id).ok_or(StoreError::NotFound { id })?;
                 begin(id, bytes.len() as u64, sink)?;
-                bytes.chunks(Piece::MAX_DATA).try_for_each(|part| data(Bytes::copy_from_slice(part), sink))
+                bytes.chunks(Piece::MAX_DATA).try_for_each(|part| data(bytes.slice_ref(part), sink))
             }
         }
     }
 
     /// The encoding of a directory or of the link sets.
-    fn encoding(&self, id: ObjectId) -> Option<Vec<u8>> {
+    fn encoding(&self, id: ObjectId) -> Option<Bytes> {
         if id == self.snapshot.tree.links.0 {
-            return Some(self.snapshot.links.encode());
+            return Some(self.snapshot.links.encode().into());
         }
-        self.snapshot.directories.directory(&DirectoryId(id)).map(|directory| directory.encode())
+        self.snapshot.directories.directory(&DirectoryId(id)).map(|directory| directory.encoded().clone())
     }
 
     fn send_file(

@@ -117,7 +117,7 @@ async fn compare(agent: &dyn Agent, required: &Required, actual: &Tree) -> Resul
             if id == actual.links.0 {
                 links = Some(LinkSets::decode(&bytes).during(during)?);
             } else {
-                directories.insert(Directory::decode(&bytes).during(during)?);
+                directories.insert(Directory::decode(bytes).during(during)?);
             }
         }
     }

@@ -108,11 +108,12 @@ impl<D: Directories> Comparison<'_, D> {
 
     /// What the machine has at `path`.
     fn find(&self, path: &ImagePath) -> Option<Inode> {
-        let mut inode = self.actual.root.clone();
-        for part in path.components() {
-            inode = self.directory(&inode.directory()?)?.entries.get(part)?.clone();
+        let Some((parent, name)) = path.split() else { return Some(self.actual.root.clone()) };
+        let mut id = self.actual.root.directory()?;
+        for part in parent.components() {
+            id = self.directory(&id)?.entry(part)?.directory()?;
         }
-        Some(inode)
+        Some(self.directory(&id)?.entry(name.as_bytes())?.inode())
     }
 }
 
@@ -199,14 +200,14 @@ impl<D: Directories> Walk<'_, D> {
                 None => return Ok(()),
             },
         };
-        let names: BTreeSet<_> = required.entries.keys().chain(actual.entries.keys()).collect();
+        let names: BTreeSet<_> = required.iter().chain(actual.iter()).map(|entry| entry.to_name()).collect();
         for name in names {
-            let below = path.join(name).map_err(|_| DiffError::Malformed { path: path.clone() })?;
-            match (required.entries.get(name), actual.entries.get(name)) {
-                (Some(must), Some(is)) => self.both(&below, must, is)?,
-                (Some(must), None) => self.add(&below, must)?,
+            let below = path.join(&name).map_err(|_| DiffError::Malformed { path: path.clone() })?;
+            match (required.entry(name.as_bytes()), actual.entry(name.as_bytes())) {
+                (Some(must), Some(is)) => self.both(&below, &must.inode(), &is.inode())?,
+                (Some(must), None) => self.add(&below, &must.inode())?,
                 (None, Some(is)) => {
-                    self.delete(&below, is)?;
+                    self.delete(&below, &is.inode())?;
                 }
                 (None, None) => {}
             }
@@ -250,9 +251,9 @@ impl<D: Directories> Walk<'_, D> {
     fn delete_entries(&mut self, path: &ImagePath, id: DirectoryId) -> Result<Clear, DiffError> {
         let Some(directory) = self.load(id) else { return Ok(Clear::No) };
         let mut clear = Clear::Yes;
-        for (name, entry) in &directory.entries {
-            let below = path.join(name).map_err(|_| DiffError::Malformed { path: path.clone() })?;
-            if self.delete(&below, entry)? == Clear::No {
+        for entry in directory.iter() {
+            let below = entry.path_in(path).map_err(|_| DiffError::Malformed { path: path.clone() })?;
+            if self.delete(&below, &entry.inode())? == Clear::No {
                 clear = Clear::No;
             }
         }

@@ -4,7 +4,7 @@ mod directory;
 mod links;
 mod snapshot;
 
-pub use directory::{Directory, DirectoryId};
+pub use directory::{BadEntry, Directory, DirectoryId, DirectoryWriter, Entry};
 pub use links::{LinkSets, LinksId};
 pub use snapshot::{Builder, Conflict, Directories, DirectoryMap, Malformed, Snapshot};
 

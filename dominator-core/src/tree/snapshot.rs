@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::directory::{BadEntry, entry_len};
 use super::{Directory, DirectoryId, LinkSets, Tree, TreeId};
 use crate::inode::{Inode, Kind};
 use crate::object::{Algorithm, ObjectId};
@@ -93,9 +94,9 @@ impl Snapshot {
         let Some(directory) = inode.directory().and_then(|id| self.directories.directory(&id)) else {
             return;
         };
-        for (name, entry) in &directory.entries {
-            if let Ok(below) = path.join(name) {
-                self.walk_below(&below, entry, visit);
+        for entry in directory.iter() {
+            if let Ok(below) = entry.path_in(path) {
+                self.walk_below(&below, &entry.inode(), visit);
             }
         }
     }
@@ -104,7 +105,7 @@ impl Snapshot {
     pub fn objects(&self) -> BTreeMap<ObjectId, u64> {
         self.directories
             .iter()
-            .flat_map(|(_, directory)| directory.entries.values().filter_map(Inode::object))
+            .flat_map(|(_, directory)| directory.iter().filter_map(|entry| entry.object()))
             .collect()
     }
 
@@ -115,7 +116,7 @@ impl Snapshot {
     /// The first [`Malformed`] thing found.
     pub fn verify(&self, max_inodes: u64) -> Result<(), Malformed> {
         let mut budget = max_inodes;
-        self.verify_below(&ImagePath::root(), &self.tree.root, &mut budget)?;
+        self.verify_below(&ImagePath::root(), self.tree.root.directory(), &mut budget)?;
         if self.links.id() != self.tree.links {
             return Err(Malformed::OtherLinks);
         }
@@ -131,16 +132,21 @@ impl Snapshot {
         Ok(())
     }
 
-    fn verify_below(&self, path: &ImagePath, inode: &Inode, budget: &mut u64) -> Result<(), Malformed> {
+    fn verify_below(
+        &self,
+        path: &ImagePath,
+        id: Option<DirectoryId>,
+        budget: &mut u64,
+    ) -> Result<(), Malformed> {
         *budget = budget.checked_sub(1).ok_or(Malformed::TooManyInodes)?;
-        let Some(id) = inode.directory() else { return Ok(()) };
+        let Some(id) = id else { return Ok(()) };
         let directory = self
             .directories
             .directory(&id)
             .ok_or_else(|| Malformed::DirectoryMissing { path: path.clone(), id })?;
-        for (name, entry) in &directory.entries {
-            let below = path.join(name).map_err(|_| Malformed::PathTooLong { path: path.clone() })?;
-            self.verify_below(&below, entry, budget)?;
+        for entry in directory.iter() {
+            let below = entry.path_in(path).map_err(|_| Malformed::PathTooLong { path: path.clone() })?;
+            self.verify_below(&below, entry.directory(), budget)?;
         }
         Ok(())
     }
@@ -184,12 +190,12 @@ pub enum Malformed {
 
 /// The inode at `path` below `root`, as far as `directories` has the way there.
 pub(crate) fn find(directories: &impl Directories, root: &Inode, path: &ImagePath) -> Option<Inode> {
-    let mut inode = root.clone();
-    for part in path.components() {
-        let directory = directories.directory(&inode.directory()?)?;
-        inode = directory.entries.get(part)?.clone();
+    let Some((parent, name)) = path.split() else { return Some(root.clone()) };
+    let mut id = root.directory()?;
+    for part in parent.components() {
+        id = directories.directory(&id)?.entry(part)?.directory()?;
     }
-    Some(inode)
+    Some(directories.directory(&id)?.entry(name.as_bytes())?.inode())
 }
 
 /// Builds a snapshot from inodes that come in any order.
@@ -206,20 +212,24 @@ pub struct Builder {
 struct Node {
     inode: Inode,
     entries: BTreeMap<Name, Node>,
+    /// How long they are, encoded.
+    len: usize,
 }
 
 impl Node {
     fn new(inode: Inode) -> Self {
-        Self { inode, entries: BTreeMap::new() }
+        Self { inode, entries: BTreeMap::new(), len: 0 }
     }
 
     /// Names every directory from the leaves up and returns this one's inode.
     fn finish(self, directories: &mut DirectoryMap) -> Inode {
         let mut inode = self.inode;
         if inode.is_directory() {
-            let entries =
-                self.entries.into_iter().map(|(name, node)| (name, node.finish(directories))).collect();
-            inode.kind = Kind::Directory { id: directories.insert(Directory { entries }) };
+            let entries = self.entries.into_iter().map(|(name, node)| (name, node.finish(directories)));
+            let directory = Directory::new(entries);
+            let directory =
+                directory.expect("invariant: inodes and room were checked when they were inserted");
+            inode.kind = Kind::Directory { id: directories.insert(directory) };
         }
         inode
     }
@@ -246,7 +256,7 @@ impl Builder {
     /// Adds an inode, or replaces what is there; a directory that replaces a directory keeps its entries.
     ///
     /// # Errors
-    /// [`Conflict`] when the directory for it is missing or no directory.
+    /// [`Conflict`] when the directory for it is missing, no directory or full, or the inode is none a machine could have.
     pub fn insert(&mut self, path: &ImagePath, inode: Inode) -> Result<(), Conflict> {
         let Some((parent, name)) = path.split() else {
             if !inode.is_directory() {
@@ -255,14 +265,22 @@ impl Builder {
             self.root.inode = inode;
             return Ok(());
         };
-        self.groups.remove(path);
-        let parent = self.directory(&parent)?;
-        match parent.entries.get_mut(&name) {
+        let bad = |cause| Conflict::Entry { path: path.clone(), cause };
+        inode.check().map_err(|why| bad(BadEntry::Inode { name: name.clone(), why }))?;
+        let above = self.directory(&parent)?;
+        let before = above.entries.get(&name).map_or(0, |node| entry_len(&name, &node.inode));
+        let len = above.len - before + entry_len(&name, &inode);
+        if len > Directory::MAX_LEN - Directory::HEADER {
+            return Err(bad(BadEntry::Full));
+        }
+        above.len = len;
+        match above.entries.get_mut(&name) {
             Some(node) if node.inode.is_directory() && inode.is_directory() => node.inode = inode,
             _ => {
-                parent.entries.insert(name, Node::new(inode));
+                above.entries.insert(name, Node::new(inode));
             }
         }
+        self.groups.remove(path);
         Ok(())
     }
 
@@ -332,6 +350,15 @@ pub enum Conflict {
     NotADirectory {
         /// The path in question.
         path: ImagePath,
+    },
+    /// The directory can't have it.
+    #[error("{path} can't be part of a tree")]
+    Entry {
+        /// The path in question.
+        path: ImagePath,
+        /// Why not.
+        #[source]
+        cause: BadEntry,
     },
     /// The target of a hard link is missing or a directory.
     #[error("{path} is a hard link to {target}, which is no file that came before it")]

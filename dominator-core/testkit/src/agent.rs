@@ -109,7 +109,7 @@ impl Agent for FakeAgent {
         let not_now = || AgentError::NotNow("no view".into());
         let snapshot = state.snapshot(state.view.as_ref().ok_or_else(not_now)?);
         let encoding = |id: ObjectId| match snapshot.directories.directory(&DirectoryId(id)) {
-            Some(directory) => Ok(directory.encode().into()),
+            Some(directory) => Ok(directory.encoded().clone()),
             None if id == snapshot.tree.links.0 => Ok(snapshot.links.encode().into()),
             None => Err(AgentError::Gone { id }),
         };

@@ -39,7 +39,7 @@ impl MemoryObjects {
     pub fn put_tree(&self, tree: &Snapshot) {
         self.put(tree.links.encode());
         for (_, directory) in tree.directories.iter() {
-            self.put(directory.encode());
+            self.put(directory.encoded().clone());
         }
     }
 
@@ -51,8 +51,8 @@ impl MemoryObjects {
         while let Some(id) = left.pop() {
             if directories.directory(&id).is_none() {
                 let bytes = self.bytes(&id.0).ok_or(id.0)?;
-                let directory = Directory::decode(&bytes).map_err(|_| id.0)?;
-                left.extend(directory.entries.values().filter_map(|inode| inode.directory()));
+                let directory = Directory::decode(bytes).map_err(|_| id.0)?;
+                left.extend(directory.iter().filter_map(|entry| entry.directory()));
                 directories.insert(directory);
             }
         }

@@ -108,7 +108,7 @@ fn known_files() -> impl Strategy<Value = Inode> {
 }
 
 pub(crate) fn directories() -> impl Strategy<Value = Directory> {
-    prop::collection::btree_map(names(), inodes(), 0..7).prop_map(|entries| Directory { entries })
+    prop::collection::btree_map(names(), inodes(), 0..7).prop_map(|entries| Directory::new(entries).unwrap())
 }
 
 pub(crate) fn link_sets() -> impl Strategy<Value = LinkSets> {

@@ -246,9 +246,9 @@ impl State {
 pub(super) fn encoded(scans: &[Arc<Scan>], id: &ObjectId) -> Option<Bytes> {
     let of = |snapshot: &Snapshot| {
         if snapshot.tree.links.0 == *id {
-            return Some(snapshot.links.encode());
+            return Some(snapshot.links.encode().into());
         }
-        snapshot.directories.directory(&DirectoryId(*id)).map(|directory| directory.encode())
+        snapshot.directories.directory(&DirectoryId(*id)).map(|directory| directory.encoded().clone())
     };
-    scans.iter().find_map(|scan| of(&scan.snapshot)).map(Bytes::from)
+    scans.iter().find_map(|scan| of(&scan.snapshot))
 }

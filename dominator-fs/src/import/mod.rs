@@ -135,31 +135,26 @@ pub enum ImportError {
 
 /// How many objects are offered to a sink at a time.
 const OFFER: usize = 1024;
-/// How many bytes of objects are kept in memory at a time.
-const HELD: usize = 8 * 1024 * 1024;
 
 /// Gives the directories and hard links of a tree to the sink.
 fn deliver(snapshot: &Snapshot, sink: &mut dyn ObjectSink) -> Result<(), ImportError> {
-    let mut waiting = vec![(snapshot.tree.links.0, snapshot.links.encode())];
-    let mut held = 0;
+    let links = snapshot.links.encode();
+    let mut waiting = vec![(snapshot.tree.links.0, links.as_slice())];
     for (id, directory) in snapshot.directories.iter() {
-        let bytes = directory.encode();
-        held += bytes.len();
-        waiting.push((id.0, bytes));
-        if waiting.len() >= OFFER || held >= HELD {
+        waiting.push((id.0, directory.encoded()));
+        if waiting.len() >= OFFER {
             give(&waiting, sink)?;
             waiting.clear();
-            held = 0;
         }
     }
     give(&waiting, sink)
 }
 
-fn give(waiting: &[(ObjectId, Vec<u8>)], sink: &mut dyn ObjectSink) -> Result<(), ImportError> {
+fn give(waiting: &[(ObjectId, &[u8])], sink: &mut dyn ObjectSink) -> Result<(), ImportError> {
     let offered: Vec<_> = waiting.iter().map(|(id, bytes)| (*id, bytes.len() as u64)).collect();
     let wanted = sink.want(&offered).map_err(ImportError::Sink)?;
     for (id, bytes) in waiting.iter().filter(|(id, _)| wanted.contains(id)) {
-        sink.put(*id, bytes.len() as u64, &mut bytes.as_slice()).map_err(ImportError::Sink)?;
+        sink.put(*id, bytes.len() as u64, &mut &**bytes).map_err(ImportError::Sink)?;
     }
     Ok(())
 }

@@ -68,10 +68,9 @@ impl Collected {
         }
     }
 
-    /// The whole tree; nothing if not even the root was entered.
+    /// The whole tree; nothing if not even the root was entered, or holds more than a tree can.
     pub(super) fn assemble(mut self, view: &View) -> Option<Scan> {
         let links = self.agree_on_links();
-        self.facts.sort_by(|a, b| (&a.path, &a.detail).cmp(&(&b.path, &b.detail)));
         let counts = self.counts();
         let mut directories = DirectoryMap::default();
         let mut paths: Vec<_> = self.directories.keys().cloned().collect();
@@ -80,7 +79,15 @@ impl Collected {
         let mut root = None;
         for path in paths.into_iter().rev() {
             let Some(Part { mut inode, entries }) = self.directories.remove(&path) else { continue };
-            inode.kind = Kind::Directory { id: directories.insert(Directory { entries }) };
+            match Directory::new(entries) {
+                Ok(directory) => inode.kind = Kind::Directory { id: directories.insert(directory) },
+                Err(_) if path.is_root() => return None,
+                Err(error) => {
+                    inode = Inode::unknown(Why::Unreadable);
+                    self.hold(&path);
+                    self.fact(path.clone(), Why::Unreadable, error.to_string());
+                }
+            }
             match path.split() {
                 None => root = Some(inode),
                 Some((parent, name)) => {
@@ -90,6 +97,7 @@ impl Collected {
                 }
             }
         }
+        self.facts.sort_by(|a, b| (&a.path, &a.detail).cmp(&(&b.path, &b.detail)));
         Some(Scan {
             snapshot: Snapshot::new(view.id(), root?, links, directories),
             facts: self.facts,

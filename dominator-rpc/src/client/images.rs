@@ -129,7 +129,7 @@ impl ImageStore for RemoteImages {
 
     async fn tree(&self, name: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
         let received = self.receive(name, true).await.map_err(|status| image_error(GETTING, status))?;
-        let built = tokio::task::spawn_blocking(move || build(&received)).await;
+        let built = tokio::task::spawn_blocking(move || build(received)).await;
         built
             .map_err(|error| ImageError::Failed { what: GETTING.into(), cause: Cause::new(error) })?
             .map(Arc::new)
@@ -158,17 +158,17 @@ fn request(name: &ImageName) -> v1::ImageRequest {
 }
 
 /// Joins manifest and objects, whose ids were verified when they came.
-fn build(received: &Received) -> Result<Snapshot, ImageError> {
+fn build(received: Received) -> Result<Snapshot, ImageError> {
     let tree =
         Image::decode(&received.manifest).map_err(|error| ImageError::Malformed(Cause::new(error)))?.tree;
     let malformed = |error| ImageError::Malformed(Cause::new(error));
     let mut links = LinkSets::default();
     let mut directories = DirectoryMap::default();
-    for (id, bytes) in &received.objects {
-        if *id == tree.links.0 {
-            links = LinkSets::decode(bytes).map_err(malformed)?;
+    for (id, bytes) in received.objects {
+        if id == tree.links.0 {
+            links = LinkSets::decode(&bytes).map_err(malformed)?;
         } else {
-            directories.share(DirectoryId(*id), Arc::new(Directory::decode(bytes).map_err(malformed)?));
+            directories.share(DirectoryId(id), Arc::new(Directory::decode(bytes).map_err(malformed)?));
         }
     }
     let snapshot = Snapshot { tree, links, directories };

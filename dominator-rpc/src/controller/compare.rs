@@ -77,7 +77,7 @@ impl Comparing {
     /// Takes in what came and goes as far as it can.
     fn step(&mut self, came: Vec<(ObjectId, Bytes)>) -> Result<Step, CompareError> {
         for (id, bytes) in came {
-            self.take(id, &bytes)?;
+            self.take(id, bytes)?;
         }
         loop {
             let missing = self.comparison().missing().map_err(malformed::<DiffError>)?;
@@ -113,17 +113,17 @@ impl Comparing {
         }
     }
 
-    fn take(&mut self, id: ObjectId, bytes: &Bytes) -> Result<(), CompareError> {
-        if ObjectId::of(bytes) != id {
+    fn take(&mut self, id: ObjectId, bytes: Bytes) -> Result<(), CompareError> {
+        if ObjectId::of(&bytes) != id {
             return Err(malformed(format!("what came as {id} is something else")));
         }
-        let left = self.left.checked_sub(length(bytes));
+        let left = self.left.checked_sub(length(&bytes));
         self.left = left.ok_or_else(|| malformed("its directories are larger than allowed"))?;
         if id == self.actual.links.0 {
-            self.links = Some(LinkSets::decode(bytes).map_err(malformed)?);
+            self.links = Some(LinkSets::decode(&bytes).map_err(malformed)?);
         } else {
             let directory = Arc::new(Directory::decode(bytes).map_err(malformed)?);
-            self.cache.insert(DirectoryId(id), directory.clone(), bytes.len());
+            self.cache.insert(DirectoryId(id), directory.clone());
             self.directories.share(DirectoryId(id), directory);
         }
         Ok(())

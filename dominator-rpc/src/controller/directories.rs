@@ -14,8 +14,8 @@ pub(super) struct DirectoryCache {
 
 #[derive(Debug, Default)]
 struct Generations {
-    young: HashMap<DirectoryId, (Arc<Directory>, usize)>,
-    old: HashMap<DirectoryId, (Arc<Directory>, usize)>,
+    young: HashMap<DirectoryId, Arc<Directory>>,
+    old: HashMap<DirectoryId, Arc<Directory>>,
     /// How large the encodings of the young ones are.
     weight: usize,
 }
@@ -29,28 +29,29 @@ impl DirectoryCache {
     /// The directory of that id, if it is remembered.
     pub(super) fn find(&self, id: &DirectoryId) -> Option<Arc<Directory>> {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((directory, _)) = generations.young.get(id) {
+        if let Some(directory) = generations.young.get(id) {
             return Some(directory.clone());
         }
-        let (directory, weight) = generations.old.remove(id)?;
-        generations.insert(*id, directory.clone(), weight, self.limit);
+        let directory = generations.old.remove(id)?;
+        generations.insert(*id, directory.clone(), self.limit);
         Some(directory)
     }
 
-    /// Remembers a directory, whose encoding has `weight` bytes. The id was verified.
-    pub(super) fn insert(&self, id: DirectoryId, directory: Arc<Directory>, weight: usize) {
+    /// Remembers a directory. The id was verified.
+    pub(super) fn insert(&self, id: DirectoryId, directory: Arc<Directory>) {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        generations.insert(id, directory, weight, self.limit);
+        generations.insert(id, directory, self.limit);
     }
 }
 
 impl Generations {
-    fn insert(&mut self, id: DirectoryId, directory: Arc<Directory>, weight: usize, limit: usize) {
+    fn insert(&mut self, id: DirectoryId, directory: Arc<Directory>, limit: usize) {
+        let weight = directory.encoded().len();
         if self.weight.saturating_add(weight) > limit / 2 {
             self.old = std::mem::take(&mut self.young);
             self.weight = 0;
         }
-        if self.young.insert(id, (directory, weight)).is_none() {
+        if self.young.insert(id, directory).is_none() {
             self.weight = self.weight.saturating_add(weight);
         }
     }
@@ -64,21 +65,20 @@ mod tests {
 
     fn directory(number: usize) -> (DirectoryId, Arc<Directory>) {
         let name = Name::parse(number.to_string().as_bytes()).unwrap();
-        let entries = [(name, Inode::unknown(Why::Unreadable))].into_iter().collect();
-        let directory = Directory { entries };
+        let directory = Directory::new([(name, Inode::unknown(Why::Unreadable))]).unwrap();
         (directory.id(), Arc::new(directory))
     }
 
     #[test]
     fn what_is_used_stays_and_the_rest_goes() {
-        let cache = DirectoryCache::new(20);
+        let cache = DirectoryCache::new(600);
         let (used, used_directory) = directory(0);
         let (unused, unused_directory) = directory(1);
-        cache.insert(used, used_directory, 1);
-        cache.insert(unused, unused_directory, 1);
+        cache.insert(used, used_directory);
+        cache.insert(unused, unused_directory);
         for number in 2..100 {
             let (id, directory) = directory(number);
-            cache.insert(id, directory, 1);
+            cache.insert(id, directory);
             assert!(cache.find(&used).is_some(), "after {number}");
         }
         assert!(cache.find(&unused).is_none());

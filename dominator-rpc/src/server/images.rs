@@ -161,12 +161,12 @@ async fn new_image(mut parts: Streaming<v1::AddImageRequest>) -> Result<(ImageNa
     Ok((name, image))
 }
 
-/// The hard links and directories of a tree. Each is encoded when its turn comes.
+/// The hard links and directories of a tree.
 fn tree_objects(tree: Arc<Snapshot>) -> impl Stream<Item = Result<v1::ObjectPieces, Status>> + Send {
     let ids: Vec<DirectoryId> = tree.directories.iter().map(|(id, _)| *id).collect();
     let links = (tree.tree.links.0, Bytes::from(tree.links.encode()));
     let directories = ids.into_iter().filter_map(move |id| {
-        tree.directories.directory(&id).map(|directory| (id.0, Bytes::from(directory.encode())))
+        tree.directories.directory(&id).map(|directory| (id.0, directory.encoded().clone()))
     });
     let objects = std::iter::once(links).chain(directories);
     wire::pack_pieces(wire::encodings(stream::iter(objects.map(Ok::<(ObjectId, Bytes), Status>))))

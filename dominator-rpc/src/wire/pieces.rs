@@ -171,7 +171,8 @@ impl Assembler {
                 hasher.update(&bytes);
                 Verified::check(id, size, hasher.finish(), length(&bytes))
                     .map_err(|error| error.to_string())?;
-                Ok(Some((id, bytes.into())))
+                // Some of these are kept for long: without the slack of their growth.
+                Ok(Some((id, bytes.into_boxed_slice().into())))
             }
             None => Ok(None),
         }

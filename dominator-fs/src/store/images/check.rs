@@ -23,9 +23,10 @@ pub(super) fn complete(objects: &ObjectStore, image: &Image, tree: &Snapshot) ->
     }
     let mut flaw = attributes(image, "/", &tree.tree.root).err();
     for (_, directory) in tree.directories.iter() {
-        for (name, inode) in &directory.entries {
-            let name = name.to_string();
-            flaw = flaw.or_else(|| plain(&name, inode).and_then(|()| attributes(image, &name, inode)).err());
+        for entry in directory.iter() {
+            let (name, inode) = (entry.to_name().to_string(), entry.inode());
+            flaw =
+                flaw.or_else(|| plain(&name, &inode).and_then(|()| attributes(image, &name, &inode)).err());
         }
     }
     let computed = |inode: Inode| matches!(inode.kind, Kind::Computed { .. });
@@ -73,8 +74,8 @@ fn present(objects: &ObjectStore, tree: &Snapshot) -> Result<(), ImageError> {
     let mut sizes = HashMap::new();
     let mut missing = Missing::default();
     for (_, directory) in tree.directories.iter() {
-        for (name, inode) in &directory.entries {
-            let Some((id, size)) = inode.object() else { continue };
+        for entry in directory.iter() {
+            let Some((id, size)) = entry.object() else { continue };
             let actual = match sizes.get(&id) {
                 Some(actual) => *actual,
                 None => {
@@ -87,7 +88,7 @@ fn present(objects: &ObjectStore, tree: &Snapshot) -> Result<(), ImageError> {
                 }
             };
             if let Some(actual) = actual.filter(|actual| *actual != size) {
-                return Err(malformed(Flaw::Size { name: name.to_string(), size, actual }));
+                return Err(malformed(Flaw::Size { name: entry.to_name().to_string(), size, actual }));
             }
         }
     }

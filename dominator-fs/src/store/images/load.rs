@@ -35,11 +35,11 @@ fn directories(
     let mut budget = ImageStore::MAX_INODES;
     while let Some(id) = wanted.pop() {
         let Some(bytes) = missing.note(objects.read(&id.0, Directory::MAX_LEN))? else { continue };
-        let directory = Directory::decode(&bytes).map_err(malformed)?;
+        let directory = Directory::decode(bytes).map_err(malformed)?;
         budget = budget
-            .checked_sub(directory.entries.len() as u64)
+            .checked_sub(directory.len() as u64)
             .ok_or_else(|| malformed(format!("its tree has more than {} entries", ImageStore::MAX_INODES)))?;
-        let below = directory.entries.values().filter_map(|inode| inode.directory());
+        let below = directory.iter().filter_map(|entry| entry.directory());
         wanted.extend(below.filter(|id| seen.insert(*id)));
         directories.share(id, Arc::new(directory));
     }
