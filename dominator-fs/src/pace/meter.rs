@@ -49,6 +49,15 @@ pub(super) fn cost(pacer: PacerId, now: Duration) -> Option<Cost> {
     })
 }
 
+/// How many bytes this thread ever read from block devices; what the page cache had is not among them, what was read
+/// ahead because of it is.
+pub(super) fn read_by_this_thread() -> u64 {
+    // The kernel counts in blocks of 512 bytes, whatever the device's are.
+    const BLOCK: u64 = 512;
+    let blocks = getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads());
+    u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK)
+}
+
 /// Gives this thread `priority`, as far as it may have it.
 pub(super) fn take_priority(priority: Priority) {
     match priority {
@@ -86,14 +95,8 @@ struct Counters {
 impl Counters {
     /// A thread that can't be looked at, which no kernel does, costs nothing.
     fn of_this_thread() -> Self {
-        // Blocks of 512 bytes, whatever the device's are. Read-ahead is charged to the thread that caused it.
-        const BLOCK: u64 = 512;
-        let blocks = getrusage(UsageWho::RUSAGE_THREAD).map_or(0, |usage| usage.block_reads());
         let cpu = clock_gettime(ClockId::ThreadCPUTime);
-        Self {
-            read: u64::try_from(blocks).unwrap_or(0).saturating_mul(BLOCK),
-            cpu: Duration::try_from(cpu).unwrap_or(Duration::ZERO),
-        }
+        Self { read: read_by_this_thread(), cpu: Duration::try_from(cpu).unwrap_or(Duration::ZERO) }
     }
 }
 

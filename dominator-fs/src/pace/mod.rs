@@ -7,9 +7,13 @@
 //! What is not here: any notion of files. Whoever reads calls [`Pacer::pace`] after each piece.
 
 mod budget;
+mod device;
+pub(crate) mod direct;
+mod disk;
 mod limits;
 mod meter;
 mod pressure;
+mod sample;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -22,6 +26,7 @@ use self::meter::{Cost, PacerId};
 use self::pressure::{Factors, Watcher};
 use crate::scan::Cancel;
 
+pub use self::disk::{DiskSpeed, DiskSpeedError, SpeedSource};
 pub use self::limits::{BytesPerSecond, Limits, Pressure, Priority, Share};
 
 /// Shares budgets among the threads that read: share it, as an `Arc`.
