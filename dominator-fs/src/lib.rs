@@ -1,10 +1,10 @@
 //! Linux: what `dominator-core` decides, done to a disk.
 //!
 //! [`root`] opens paths below one directory and nowhere else, [`seam`] is the only way anything is changed,
-//! [`scan`] makes trees of what is there, [`pace`] says how much of a machine that may take, [`update`] applies plans,
-//! [`store`] keeps objects and images, [`import`] and [`export`] make images of directories and archives and the other
-//! way round, [`service`] runs what triggers ask for, [`compliance`] is the embedder's front door. With the `tokio`
-//! feature, `agent` is the port `Agent` on all of it.
+//! [`scan`] makes trees of what is there, [`watch`] hears of changes when they are made, [`pace`] says how much of a machine
+//! that may take, [`update`] applies plans, [`store`] keeps objects and images, [`import`] and [`export`] make images of
+//! directories and archives and the other way round, [`service`] runs what triggers ask for, [`compliance`] is the
+//! embedder's front door. With the `tokio` feature, `agent` is the port `Agent` on all of it.
 
 #[cfg(feature = "tokio")]
 pub mod agent;
@@ -20,3 +20,4 @@ pub mod service;
 pub mod store;
 pub mod traits;
 pub mod update;
+pub mod watch;

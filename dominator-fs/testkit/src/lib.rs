@@ -3,10 +3,12 @@
 //! What fails here fails the test that asked: these functions panic with what happened.
 #![forbid(unsafe_code)]
 
+mod mounts;
 mod nasty;
 mod oracle;
 mod privilege;
 
+pub use mounts::{mount_bind, mount_tmpfs, unmount, with_mounts};
 pub use nasty::{chain, deep, nasty};
 pub use oracle::{Entries, compared, described, observed};
 pub use privilege::{left_out, needs_root};

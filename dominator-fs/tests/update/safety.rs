@@ -10,7 +10,7 @@ use dominator_fs::root::Root;
 use dominator_fs::seam::Kernel;
 use dominator_fs::service::changed;
 use dominator_fs::update::{UpdateError, Updater, WorkError};
-use dominator_fs_testkit::{left_out, needs_root};
+use dominator_fs_testkit::{left_out, mount_tmpfs, needs_root, unmount, with_mounts};
 
 use crate::support::*;
 
@@ -206,28 +206,6 @@ fn an_immutable_file_is_a_failure_of_its_own_and_the_rest_goes_on() {
     assert!(!machine.has("/free") && machine.read("/fixed") == b"1");
 }
 
-/// Runs a test where it may mount things that nobody else sees; without the privilege it says that it does not.
-fn with_mounts(name: &'static str, test: impl FnOnce() + Send + 'static) {
-    use nix::mount::{MsFlags, mount};
-    if !needs_root(name) {
-        return;
-    }
-    let outcome = std::thread::spawn(move || {
-        if let Err(error) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
-            return left_out(name, &format!("mounts of its own are refused: {error}"));
-        }
-        let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        test();
-    })
-    .join();
-    outcome.unwrap();
-}
-
-fn mount_tmpfs(at: &std::path::Path, options: &str) {
-    nix::mount::mount(Some("tmpfs"), at, Some("tmpfs"), nix::mount::MsFlags::empty(), Some(options)).unwrap();
-}
-
 #[test]
 fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
     with_mounts("mount_points_and_what_leads_to_them_are_never_replaced_or_deleted", || {
@@ -289,7 +267,7 @@ fn a_disk_that_fills_up_half_way_leaves_everything_as_it_was() {
             "kept for next time"
         );
         drop(machine.updater);
-        nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        unmount(&root);
     });
 }
 
@@ -307,7 +285,7 @@ fn an_update_that_needs_more_room_than_there_is_does_not_begin() {
         assert!(matches!(error, UpdateError::NoSpace { need, free } if need > free), "{error}");
         assert!(!machine.has("/a") && !machine.has("/b"));
         drop(machine.updater);
-        nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        unmount(&root);
     });
 }
 

@@ -1,0 +1,54 @@
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::{left_out, needs_root};
+
+const NONE: Option<&str> = None;
+
+/// Runs a test where it may mount things that nobody else sees, and that are gone when it ends; without the privilege it
+/// says that it does not.
+///
+/// # Panics
+/// When the test does.
+pub fn with_mounts(name: &'static str, test: impl FnOnce() + Send + 'static) {
+    if !needs_root(name) {
+        return;
+    }
+    let outcome = std::thread::spawn(move || {
+        if let Err(error) = unshare(CloneFlags::CLONE_NEWNS) {
+            return left_out(name, &format!("mounts of its own are refused: {error}"));
+        }
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).expect("mounts of its own");
+        test();
+    })
+    .join();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Mounts an empty file-system in memory at `at`. Only within [`with_mounts`].
+///
+/// # Panics
+/// When it can't be.
+pub fn mount_tmpfs(at: &Path, options: &str) {
+    mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some(options)).expect("a tmpfs");
+}
+
+/// Mounts a file or directory at another place as well. Only within [`with_mounts`].
+///
+/// # Panics
+/// When it can't be.
+pub fn mount_bind(from: &Path, at: &Path) {
+    mount(Some(from), at, NONE, MsFlags::MS_BIND, NONE).expect("a bind mount");
+}
+
+/// Takes away what is mounted at `at`, also when it is in use. Only within [`with_mounts`].
+///
+/// # Panics
+/// When it can't be.
+pub fn unmount(at: &Path) {
+    umount2(at, MntFlags::MNT_DETACH).expect("no mount any more");
+}
