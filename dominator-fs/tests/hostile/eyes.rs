@@ -1,14 +1,17 @@
 //! Looking at one tree again and again, and what must hold of every look, whatever happened meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use dominator_core::inode::Inode;
+use dominator_core::inode::{Inode, Timestamp};
 use dominator_core::path::ImagePath;
 use dominator_core::view::View;
 use dominator_fs::root::Root;
-use dominator_fs::scan::{Cancel, Scan, Scanner};
+use dominator_fs::scan::{Cache, Cancel, Clock, Scan, ScanError, Scanner};
 use dominator_fs_testkit::{described, observed};
 
 /// More names than any tree here has.
@@ -21,7 +24,13 @@ pub(crate) fn path(text: &str) -> ImagePath {
 /// Looks at one tree in both ways.
 pub(crate) struct Eyes {
     scanner: Scanner,
+    cache: Cache,
+    /// How far the time is ahead of the system's, in seconds.
+    ahead: Arc<AtomicI64>,
 }
+
+/// More than the longest that anything stays fresh, in seconds.
+const LATER: i64 = 3_600;
 
 impl Eyes {
     pub(crate) fn on(dir: &Path) -> Self {
@@ -29,26 +38,62 @@ impl Eyes {
     }
 
     pub(crate) fn under(dir: &Path, view: View) -> Self {
-        Self { scanner: Scanner::new(Root::open(dir).unwrap(), Arc::new(view)) }
+        let ahead = Arc::new(AtomicI64::new(0));
+        let (system, moved) = (Clock::system(), Arc::clone(&ahead));
+        let clock = Clock::new(move || {
+            let now = system.now();
+            Timestamp::new(now.seconds() + moved.load(Ordering::Relaxed), now.nanos()).unwrap()
+        });
+        let scanner = Scanner::new(Root::open(dir).unwrap(), Arc::new(view)).clock(clock);
+        Self { scanner, cache: Cache::new(), ahead }
     }
 
-    /// A look of each kind, each of a whole tree.
-    pub(crate) fn look(&mut self) -> [Scan; 1] {
-        let anew = self.scanner.scan(&Cancel::default()).unwrap();
-        whole(&anew);
-        [anew]
+    /// Looks with what others have left with [`Self::save`].
+    pub(crate) fn resumed(dir: &Path, kept: &Path) -> Self {
+        let mut eyes = Self::on(dir);
+        eyes.cache = Cache::load(open(kept).as_fd(), KEPT, &Root::open(dir).unwrap()).unwrap();
+        eyes
     }
 
-    /// A look of each kind at a tree that is at rest: all see what the oracle sees, and nothing is in doubt.
-    pub(crate) fn agree(&mut self, dir: &Path, excludes: &[&str]) -> [Scan; 1] {
+    pub(crate) fn save(&self, kept: &Path) {
+        drop(self.cache.save(open(kept).as_fd(), KEPT).unwrap());
+    }
+
+    /// A look anew, and one with what is known of the looks before: whole trees, both.
+    pub(crate) fn look(&mut self) -> [Scan; 2] {
+        self.try_look().map(Result::unwrap)
+    }
+
+    pub(crate) fn try_look(&mut self) -> [Result<Scan, ScanError>; 2] {
+        let cancel = Cancel::default();
+        let looks = [self.scanner.scan(&cancel), self.scanner.rescan(&mut self.cache, &cancel)];
+        looks.iter().flatten().for_each(whole);
+        looks
+    }
+
+    /// Lets so much time pass that nothing is fresh any more.
+    pub(crate) fn settle(&self) {
+        self.ahead.fetch_add(LATER, Ordering::Relaxed);
+    }
+
+    /// What each way of looking sees of a tree that came to rest: what the oracle sees, and without any doubt.
+    pub(crate) fn agree(&mut self, dir: &Path, excludes: &[&str]) -> [Scan; 2] {
+        self.settle();
         let theirs = observed(dir, excludes);
         let looks = self.look();
         for look in &looks {
             assert_eq!(look.facts, []);
             same(&described(&look.snapshot), &theirs);
         }
+        assert_eq!(looks[0].snapshot.id(), looks[1].snapshot.id());
         looks
     }
+}
+
+const KEPT: &[u8] = b"kept";
+
+fn open(dir: &Path) -> OwnedFd {
+    fs::File::open(dir).unwrap().into()
 }
 
 /// Both must say the same, word for word.

@@ -3,8 +3,7 @@
 //! with what the looks before have left.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
-mod attack;
 mod eyes;
-mod outside;
+mod faults;
 mod storm;
 mod storms;
