@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dominator_core::inode::Timestamp;
 
+use super::identity::Freshness;
+
 /// What tells a scanner the time.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
@@ -52,4 +54,75 @@ pub(super) fn write_back_expiry() -> Duration {
         text.trim().parse().unwrap_or(default)
     });
     Duration::from_millis(centiseconds.sum::<u64>().saturating_mul(10)).saturating_add(MARGIN)
+}
+
+/// When a look began, and how long changes can hide.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    now: Timestamp,
+    expiry: Duration,
+}
+
+impl Moment {
+    pub(super) fn new(now: Timestamp, expiry: Duration) -> Self {
+        Self { now, expiry }
+    }
+
+    pub(super) fn now(self) -> Timestamp {
+        self.now
+    }
+
+    /// What a look that begins now at something that changed at `changed` is worth. `before` is when it was looked at
+    /// the last time, if nothing changed since: then only what was written before can have been hidden then, and that
+    /// is on the disk after the expiry whatever the clock said when it changed.
+    pub(super) fn freshness(self, changed: Timestamp, before: Option<Timestamp>) -> Freshness {
+        if self.is_past(changed) || before.is_some_and(|before| self.is_past(before)) {
+            Freshness::Settled
+        } else {
+            Freshness::Fresh
+        }
+    }
+
+    /// Whether something that was fresh when it was looked at, at `before`, is to be looked at again.
+    pub(super) fn is_due(self, changed: Timestamp, before: Timestamp) -> bool {
+        // A clock that was set back says nothing of how long ago that was.
+        self.is_past(changed) || self.is_past(before) || self.now < before
+    }
+
+    fn is_past(self, time: Timestamp) -> bool {
+        let nanos = |time: Timestamp| i128::from(time.seconds()) * 1_000_000_000 + i128::from(time.nanos());
+        let expiry = i128::try_from(self.expiry.as_nanos()).unwrap_or(i128::MAX);
+        nanos(self.now).saturating_sub(nanos(time)) >= expiry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::new(seconds, 0).unwrap()
+    }
+
+    fn moment(seconds: i64) -> Moment {
+        Moment::new(at(seconds), Duration::from_secs(36))
+    }
+
+    #[test]
+    fn a_look_counts_when_all_written_before_is_on_the_disk() {
+        assert_eq!(moment(135).freshness(at(100), None), Freshness::Fresh);
+        assert_eq!(moment(136).freshness(at(100), None), Freshness::Settled);
+        assert!(!moment(135).is_due(at(100), at(101)));
+        assert!(moment(136).is_due(at(100), at(101)));
+    }
+
+    #[test]
+    fn a_time_of_change_in_the_future_keeps_nothing_fresh_for_ever() {
+        assert_eq!(moment(1000).freshness(at(5000), None), Freshness::Fresh);
+        assert!(!moment(1035).is_due(at(5000), at(1000)));
+        assert!(moment(1036).is_due(at(5000), at(1000)));
+        assert_eq!(moment(1036).freshness(at(5000), Some(at(1000))), Freshness::Settled);
+        assert!(moment(999).is_due(at(5000), at(1000)), "the clock was set back");
+        assert_eq!(moment(999).freshness(at(5000), Some(at(1000))), Freshness::Fresh);
+    }
 }

@@ -1,108 +1,308 @@
 //! One name of one directory: what it is, found out so that it can't be a mixture of two things.
 
-use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dominator_core::inode::{Device, Inode, Kind, Mode, Timestamp, Why, Xattrs};
-use dominator_core::object::{ObjectHasher, ObjectId};
+use dominator_core::object::ObjectId;
 use dominator_core::tree::Builder;
 use dominator_core::view::XattrPolicy;
-use rustix::fs::{FileType, OFlags, Statx, StatxTimestamp};
+use rustix::fs::{FileType, OFlags, ResolveFlags, Statx};
 use rustix::io::Errno;
 
-use super::ScanError;
-use crate::root::{self, dev_of};
+use super::contents::{Partly, read_on};
+use super::freshness::Moment;
+use super::identity::{FileKey, Freshness, Identity, Links, mtime_of, type_of};
+use super::walk::lock;
+use super::{Cancel, Progress, ScanError, Scanner};
+use crate::pace::Pacer;
+use crate::root::{self, Root};
 
 /// What was found out of a name.
 #[derive(Debug)]
 pub(super) enum Look {
-    /// What it is, not yet under any view. A directory's id is not known yet.
-    Known(Inode),
+    /// What it is, not yet under any view.
+    Known(Inode, Identity),
     /// Nothing certain.
-    Unknown(Why, String),
+    Unknown(Why, String, Identity),
     /// It is gone.
     Vanished,
+    /// A directory or a socket, which are not for looking at here.
+    Other(Statx),
 }
 
-/// Which file, on which file-system.
-pub(super) type FileKey = (u64, u64);
-
-/// All that tells whether a file is the same, and the same as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
-    key: FileKey,
-    mode: u16,
-    owner: (u32, u32),
-    device: (u32, u32),
-    size: u64,
-    mtime: (i64, u32),
-    ctime: (i64, u32),
+/// A name to look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) dir: BorrowedFd<'a>,
+    pub(super) name: &'a [u8],
+    /// What it was a moment ago; nothing, if the directory just called it a regular file.
+    pub(super) stat: Option<Statx>,
+    /// What it was when it was last looked at, and when that was.
+    pub(super) before: Option<(Identity, Timestamp)>,
+    /// What its contents are, if it still is what it was.
+    pub(super) object: Option<ObjectId>,
 }
 
-impl Identity {
-    pub(super) fn of(stat: &Statx) -> Self {
-        let time = |time: &StatxTimestamp| (time.tv_sec, time.tv_nsec);
+/// Looks at names, for one scan.
+pub(super) struct Looker<'a> {
+    pub(super) root: &'a Root,
+    pub(super) policy: XattrPolicy,
+    pub(super) cancel: &'a Cancel,
+    pub(super) pacer: &'a Pacer,
+    pub(super) progress: &'a Progress,
+    /// How much was read; `progress` may be shared with other scans.
+    pub(super) bytes: AtomicU64,
+    /// How many regular files were opened.
+    pub(super) opened: AtomicU64,
+    /// The scan is over, and not by `cancel`.
+    pub(super) ended: AtomicBool,
+    /// Files of several names, so that they are read once.
+    linked: Mutex<HashMap<FileKey, (Identity, Inode)>>,
+    /// Files an earlier scan, or this one, did not come to the end of.
+    pub(super) partly: Mutex<Vec<Partly>>,
+}
+
+impl<'a> Looker<'a> {
+    pub(super) fn new(scanner: &'a Scanner, cancel: &'a Cancel, partly: Vec<Partly>) -> Self {
         Self {
-            key: key_of(stat),
-            mode: stat.stx_mode,
-            owner: (stat.stx_uid, stat.stx_gid),
-            device: (stat.stx_rdev_major, stat.stx_rdev_minor),
-            size: stat.stx_size,
-            mtime: time(&stat.stx_mtime),
-            ctime: time(&stat.stx_ctime),
+            root: &scanner.root,
+            policy: scanner.view.xattrs,
+            cancel,
+            pacer: &scanner.pacer,
+            progress: &scanner.progress,
+            bytes: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            linked: Mutex::default(),
+            partly: Mutex::new(partly),
         }
     }
-}
 
-pub(super) fn key_of(stat: &Statx) -> FileKey {
-    (dev_of(stat), stat.stx_ino)
-}
+    /// Whether the scan may go on.
+    pub(super) fn check(&self) -> Result<(), ScanError> {
+        let ended = self.ended.load(Ordering::Relaxed) || self.cancel.is_cancelled();
+        if ended { Err(ScanError::Cancelled) } else { Ok(()) }
+    }
 
-pub(super) fn type_of(stat: &Statx) -> FileType {
-    FileType::from_raw_mode(stat.stx_mode.into())
-}
+    /// A piece of a file was read.
+    pub(super) fn piece(&self, len: usize) -> Result<(), ScanError> {
+        self.progress.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        self.pacer.pace(self.cancel);
+        self.check()
+    }
 
-/// Reads contents piece by piece; told of every piece, it may end the scan.
-pub(super) type OnPiece<'a> = &'a dyn Fn(usize) -> Result<(), ScanError>;
+    /// Looks at a name. What changes while it is looked at is looked at once more, and then given up.
+    pub(super) fn look(&self, mut subject: Subject<'_>, moment: Moment) -> Result<Look, ScanError> {
+        for _ in 0..2 {
+            let outcome = match subject.stat {
+                None => self.file(&subject, moment)?,
+                Some(stat) => match type_of(&stat) {
+                    FileType::Directory | FileType::Socket => return Ok(Look::Other(stat)),
+                    _ if self.root.is_elsewhere(&stat) => {
+                        let detail = "something is mounted over it".into();
+                        return Ok(Look::Unknown(Why::Unreadable, detail, Identity::default()));
+                    }
+                    FileType::RegularFile => self.known_file(&subject, &stat, moment)?,
+                    FileType::Symlink
+                    | FileType::Fifo
+                    | FileType::CharacterDevice
+                    | FileType::BlockDevice
+                    | FileType::Unknown => self.without_opening(&subject, &stat, moment),
+                },
+            };
+            match outcome {
+                Ok((inode, identity)) => return Ok(Look::Known(inode, identity)),
+                Err(Setback::Changed) => {}
+                Err(Setback::Failed(error)) => return self.failed(&subject, &error),
+            }
+            match root::inode_at(subject.dir, subject.name) {
+                Ok(now) => subject.stat = Some(now),
+                Err(error) if is_gone(&error) => return Ok(Look::Vanished),
+                Err(error) => return self.failed(&subject, &error),
+            }
+        }
+        let identity = subject.stat.as_ref().map(Identity::of).unwrap_or_default();
+        Ok(Look::Unknown(Why::Changing, Why::Changing.to_string(), identity))
+    }
 
-/// Looks at `name` in `dir`, of which `stat` was just told. It is no directory. What changes while it is looked at is
-/// looked at once more, and then given up.
-pub(super) fn look(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    stat: &Statx,
-    policy: XattrPolicy,
-    on_piece: OnPiece<'_>,
-) -> Result<Look, ScanError> {
-    let mut stat = *stat;
-    for _ in 0..2 {
-        let outcome = if type_of(&stat).is_file() {
-            look_at_file(dir, name, &stat, policy, on_piece)?
-        } else {
-            look_without_opening(dir, name, &stat, policy)
+    /// It can't be looked at; but whether it has other names may still be told.
+    fn failed(&self, subject: &Subject<'_>, error: &io::Error) -> Result<Look, ScanError> {
+        let (why, detail) = unreadable(error)?;
+        let stat = subject.stat.or_else(|| root::inode_at(subject.dir, subject.name).ok());
+        Ok(Look::Unknown(why, detail, stat.as_ref().map(Identity::of).unwrap_or_default()))
+    }
+
+    /// A regular file that may not have to be read.
+    fn known_file(&self, subject: &Subject<'_>, stat: &Statx, moment: Moment) -> Result<Found, ScanError> {
+        let identity = Identity::of(stat);
+        if let Some(found) = self.other_name(&identity) {
+            return Ok(Ok(found));
+        }
+        let same = subject.before.filter(|(before, _)| before.is_same(&identity));
+        if let (Some((before, _)), Some(object)) = (same, subject.object)
+            && before.freshness == Freshness::Settled
+        {
+            return Ok(self.same_contents(subject, stat, object));
+        }
+        self.file(subject, moment)
+    }
+
+    fn file(&self, subject: &Subject<'_>, moment: Moment) -> Result<Found, ScanError> {
+        let (file, stat) = match self.open(subject) {
+            Ok(opened) => opened,
+            Err(setback) => return Ok(Err(setback)),
         };
-        match outcome {
-            Ok(inode) => return Ok(Look::Known(inode)),
-            Err(Setback::Changed) => {}
-            Err(Setback::Failed(error)) => return unreadable(&error),
+        let before = Identity::of(&stat);
+        if let Some(found) = self.other_name(&before) {
+            return Ok(Ok(found));
         }
-        match root::inode_at(dir, name) {
-            Ok(now) => stat = now,
-            Err(error) if is_gone(&error) => return Ok(Look::Vanished),
-            Err(error) => return unreadable(&error),
+        let attributes = || Ok((root::xattrs_of(&file, self.policy)?, mtime(&stat)?));
+        let (xattrs, mtime) = match attributes().map_err(Setback::of) {
+            Ok(attributes) => attributes,
+            Err(setback) => return Ok(Err(setback)),
+        };
+        let mut partly = self.resume(&before, moment);
+        let read = read_on(&file, &mut partly, |len| self.piece(len));
+        let (object, began) = match read {
+            Ok(Ok(())) => partly.finish(),
+            Ok(Err(setback)) => return Ok(Err(setback)),
+            Err(error) => {
+                self.put_aside(partly);
+                return Err(error);
+            }
+        };
+        match root::inode_of(&file) {
+            Ok(after) if Identity::of(&after) == before => {}
+            Ok(_) => return Ok(Err(Setback::Changed)),
+            Err(error) => return Ok(Err(Setback::of(error))),
+        }
+        let identity = subject.judged(before, began);
+        let inode = inode(&stat, xattrs, Kind::Regular { mtime, size: stat.stx_size, object });
+        if identity.links == Links::Several {
+            lock(&self.linked).insert(identity.key(), (identity, inode.clone()));
+        }
+        Ok(Ok((inode, identity)))
+    }
+
+    /// Opens what was a regular file a moment ago, and still is.
+    fn open(&self, subject: &Subject<'_>) -> Result<(OwnedFd, Statx), Setback> {
+        let file = open(subject.dir, subject.name).map_err(|error| Setback::of(error.into()))?;
+        let stat = root::inode_of(&file).map_err(Setback::of)?;
+        let expected = subject.stat.is_none_or(|seen| Identity::of(&seen).key() == Identity::of(&stat).key());
+        if expected && type_of(&stat) == FileType::RegularFile {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+            Ok((file, stat))
+        } else {
+            Err(Setback::Changed)
         }
     }
-    Ok(Look::Unknown(Why::Changing, Why::Changing.to_string()))
+
+    /// What was found under another name of the same file.
+    fn other_name(&self, identity: &Identity) -> Option<(Inode, Identity)> {
+        if identity.links == Links::One {
+            return None;
+        }
+        let linked = lock(&self.linked);
+        let (same, inode) = linked.get(&identity.key())?;
+        same.is_same(identity).then(|| (inode.clone(), *same))
+    }
+
+    fn resume(&self, identity: &Identity, moment: Moment) -> Partly {
+        let mut partly = lock(&self.partly);
+        match partly.iter().position(|partly| partly.identity.is_same(identity)) {
+            Some(place) => partly.swap_remove(place),
+            None => Partly::new(*identity, moment),
+        }
+    }
+
+    fn put_aside(&self, partly: Partly) {
+        if partly.is_worth_keeping() {
+            lock(&self.partly).push(partly);
+        }
+    }
+
+    /// A regular file whose contents are known already.
+    fn same_contents(&self, subject: &Subject<'_>, stat: &Statx, object: ObjectId) -> Found {
+        let mtime = mtime(stat).map_err(Setback::of)?;
+        let kind = Kind::Regular { mtime, size: stat.stx_size, object };
+        self.attributes_of(subject, stat, kind, Freshness::Settled)
+    }
+
+    fn without_opening(&self, subject: &Subject<'_>, stat: &Statx, moment: Moment) -> Found {
+        let device = Device { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor };
+        let time = || mtime(stat).map_err(Setback::of);
+        let kind = match type_of(stat) {
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(subject.dir, subject.name, Vec::new());
+                let target = target.map_err(|error| Setback::of(error.into()))?.into_bytes();
+                Kind::Symlink { target: target.into() }
+            }
+            FileType::BlockDevice => Kind::BlockDevice { mtime: time()?, device },
+            FileType::CharacterDevice => Kind::CharDevice { mtime: time()?, device },
+            FileType::Fifo => Kind::Fifo { mtime: time()? },
+            FileType::RegularFile | FileType::Directory | FileType::Socket | FileType::Unknown => {
+                return Err(Setback::Changed);
+            }
+        };
+        let freshness = subject.judged(Identity::of(stat), moment).freshness;
+        self.attributes_of(subject, stat, kind, freshness)
+    }
+
+    fn attributes_of(&self, subject: &Subject<'_>, stat: &Statx, kind: Kind, freshness: Freshness) -> Found {
+        let xattrs = root::xattrs_at(subject.dir, subject.name, self.policy).map_err(Setback::of)?;
+        let after = root::inode_at(subject.dir, subject.name).map_err(Setback::of)?;
+        let identity = Identity::of(stat);
+        if Identity::of(&after) == identity {
+            Ok((inode(stat, xattrs, kind), identity.with(freshness)))
+        } else {
+            Err(Setback::Changed)
+        }
+    }
+}
+
+impl Subject<'_> {
+    /// What a look is worth that began at `began`.
+    fn judged(&self, identity: Identity, began: Moment) -> Identity {
+        let before = self.before.filter(|(before, _)| before.is_same(&identity)).map(|(_, when)| when);
+        identity.with(began.freshness(identity.changed(), before))
+    }
+}
+
+/// A whole inode, or why there is none.
+type Found = Result<(Inode, Identity), Setback>;
+
+/// Why a look came to nothing.
+pub(super) enum Setback {
+    Changed,
+    Failed(io::Error),
+}
+
+impl Setback {
+    pub(super) fn of(error: io::Error) -> Self {
+        let code = error.raw_os_error().map(Errno::from_raw_os_error);
+        match code {
+            // Gone, became a symbolic link, became none, became a socket, something is mounted over it: the next look
+            // tells.
+            Some(Errno::NOENT | Errno::LOOP | Errno::INVAL | Errno::NXIO | Errno::STALE | Errno::XDEV) => {
+                Self::Changed
+            }
+            _ => Self::Failed(error),
+        }
+    }
 }
 
 /// An error that concerns this name only; one that concerns this process ends the scan.
-pub(super) fn unreadable(error: &io::Error) -> Result<Look, ScanError> {
+pub(super) fn unreadable(error: &io::Error) -> Result<(Why, String), ScanError> {
     let code = error.raw_os_error().map(Errno::from_raw_os_error);
     if matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) {
         return Err(ScanError::Exhausted { source: io::Error::new(error.kind(), error.to_string()) });
     }
-    Ok(Look::Unknown(Why::Unreadable, error.to_string()))
+    Ok((Why::Unreadable, error.to_string()))
 }
 
 pub(super) fn is_gone(error: &io::Error) -> bool {
@@ -114,121 +314,15 @@ pub(super) fn directory(stat: &Statx, xattrs: Xattrs) -> Inode {
     inode(stat, xattrs, Kind::Directory { id: Builder::placeholder() })
 }
 
-/// Why a look came to nothing.
-enum Setback {
-    Changed,
-    Failed(io::Error),
-}
-
-impl From<io::Error> for Setback {
-    fn from(error: io::Error) -> Self {
-        let code = error.raw_os_error().map(Errno::from_raw_os_error);
-        match code {
-            // Gone, became a symbolic link, became none, became a socket: the next look tells.
-            Some(Errno::NOENT | Errno::LOOP | Errno::INVAL | Errno::NXIO | Errno::STALE) => Self::Changed,
-            _ => Self::Failed(error),
-        }
-    }
-}
-
-impl From<Errno> for Setback {
-    fn from(error: Errno) -> Self {
-        io::Error::from(error).into()
-    }
-}
-
-fn look_at_file(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    stat: &Statx,
-    policy: XattrPolicy,
-    on_piece: OnPiece<'_>,
-) -> Result<Result<Inode, Setback>, ScanError> {
-    let begin = || {
-        let file = open(dir, name)?;
-        let before = root::inode_of(&file)?;
-        if key_of(&before) != key_of(stat) || type_of(&before) != FileType::RegularFile {
-            return Err(Setback::Changed);
-        }
-        let xattrs = root::xattrs_of(&file, policy)?;
-        Ok((file, before, xattrs, mtime(&before)?))
-    };
-    let (file, before, xattrs, mtime) = match begin() {
-        Ok(begun) => begun,
-        Err(setback) => return Ok(Err(setback)),
-    };
-    let object = match hash(&file, before.stx_size, on_piece)? {
-        Ok(object) => object,
-        Err(setback) => return Ok(Err(setback)),
-    };
-    Ok(match root::inode_of(&file) {
-        Ok(after) if Identity::of(&after) == Identity::of(&before) => {
-            Ok(inode(&before, xattrs, Kind::Regular { mtime, size: before.stx_size, object }))
-        }
-        Ok(_) => Err(Setback::Changed),
-        Err(error) => Err(error.into()),
-    })
-}
-
-/// Opens what was a regular file a moment ago. Should it have become a pipe, this does not wait for a writer.
+/// Should it have become a pipe, this does not wait for a writer; what is mounted over it is not opened.
 fn open(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    const RESOLVE: ResolveFlags = ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match rustix::fs::openat(dir, name, flags | OFlags::NOATIME, rustix::fs::Mode::empty()) {
+    let open = |flags| rustix::fs::openat2(dir, name, flags, rustix::fs::Mode::empty(), RESOLVE);
+    match open(flags | OFlags::NOATIME) {
         // Only owners and root may leave the access time alone.
-        Err(Errno::PERM) => rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()),
+        Err(Errno::PERM) => open(flags),
         outcome => outcome,
-    }
-}
-
-/// Hashes exactly `size` bytes: a file that grows for ever does not hold the scan for ever.
-fn hash(file: &OwnedFd, size: u64, on_piece: OnPiece<'_>) -> Result<Result<ObjectId, Setback>, ScanError> {
-    /// Measured: smaller costs system calls, larger falls out of the second-level cache.
-    const PIECE: usize = 128 * 1024;
-    thread_local!(static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; PIECE]));
-    BUFFER.with_borrow_mut(|buffer| {
-        let mut hasher = ObjectHasher::new();
-        let mut rest = size;
-        while rest > 0 {
-            let piece = match rustix::io::read(file, buffer.as_mut_slice()) {
-                Ok(0) => return Ok(Err(Setback::Changed)),
-                Ok(len) => buffer.get(..len).unwrap_or_default(),
-                Err(Errno::INTR) => continue,
-                Err(error) => return Ok(Err(Setback::Failed(error.into()))),
-            };
-            on_piece(piece.len())?;
-            hasher.update(piece);
-            let Some(left) = rest.checked_sub(piece.len() as u64) else { return Ok(Err(Setback::Changed)) };
-            rest = left;
-        }
-        Ok(Ok(hasher.finish()))
-    })
-}
-
-fn look_without_opening(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    stat: &Statx,
-    policy: XattrPolicy,
-) -> Result<Inode, Setback> {
-    let device = Device { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor };
-    let kind = match type_of(stat) {
-        FileType::Symlink => {
-            let target = rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes();
-            Kind::Symlink { target: target.into() }
-        }
-        FileType::BlockDevice => Kind::BlockDevice { mtime: mtime(stat)?, device },
-        FileType::CharacterDevice => Kind::CharDevice { mtime: mtime(stat)?, device },
-        FileType::Fifo => Kind::Fifo { mtime: mtime(stat)? },
-        FileType::RegularFile | FileType::Directory | FileType::Socket | FileType::Unknown => {
-            return Err(Setback::Changed);
-        }
-    };
-    let xattrs = root::xattrs_at(dir, name, policy)?;
-    let after = root::inode_at(dir, name)?;
-    if Identity::of(&after) == Identity::of(stat) {
-        Ok(inode(stat, xattrs, kind))
-    } else {
-        Err(Setback::Changed)
     }
 }
 
@@ -239,7 +333,6 @@ fn inode(stat: &Statx, xattrs: Xattrs, kind: Kind) -> Inode {
 }
 
 fn mtime(stat: &Statx) -> io::Result<Timestamp> {
-    let time = stat.stx_mtime;
     let broken = || io::Error::new(io::ErrorKind::InvalidData, "its time of modification is none");
-    Timestamp::new(time.tv_sec, time.tv_nsec).ok_or_else(broken)
+    mtime_of(stat).ok_or_else(broken)
 }

@@ -11,10 +11,16 @@
 //!
 //! What is not here: any write below the root.
 
+mod agree;
 mod cache;
-mod collect;
+mod contents;
+mod files;
 mod freshness;
+mod identity;
+mod known;
+mod listing;
 mod look;
+mod pending;
 mod walk;
 
 pub use cache::{Cache, CacheError};
@@ -32,8 +38,13 @@ use dominator_core::inode::Why;
 use dominator_core::path::ImagePath;
 use dominator_core::tree::Snapshot;
 use dominator_core::view::View;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use thiserror::Error;
 
+use self::look::Looker;
+use self::pending::Basis;
+use self::walk::{Seen, Walk};
+use crate::pace::Pacer;
 use crate::root::Root;
 
 /// Makes scans of one root under one view.
@@ -43,6 +54,7 @@ pub struct Scanner {
     view: Arc<View>,
     threads: NonZeroUsize,
     progress: Arc<Progress>,
+    pacer: Arc<Pacer>,
     clock: Clock,
     expiry: Duration,
 }
@@ -52,7 +64,8 @@ impl Scanner {
     pub fn new(root: Root, view: Arc<View>) -> Self {
         let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let (clock, expiry) = (Clock::system(), freshness::write_back_expiry());
-        Self { root, view, threads, progress: Arc::default(), clock, expiry }
+        let (progress, pacer) = (Arc::default(), Arc::new(Pacer::unlimited()));
+        Self { root, view, threads, progress, pacer, clock, expiry }
     }
 
     /// Uses `threads` threads.
@@ -66,6 +79,13 @@ impl Scanner {
     #[must_use]
     pub fn progress(mut self, progress: Arc<Progress>) -> Self {
         self.progress = progress;
+        self
+    }
+
+    /// Takes no more of the machine than `pacer` allows.
+    #[must_use]
+    pub fn pace(mut self, pacer: Arc<Pacer>) -> Self {
+        self.pacer = pacer;
         self
     }
 
@@ -91,32 +111,21 @@ impl Scanner {
     /// # Errors
     /// [`ScanError`]: the root itself can't be read, this process ran out of something, or the scan was cancelled.
     pub fn scan(&self, cancel: &Cancel) -> Result<Scan, ScanError> {
-        let began = Instant::now();
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(self.threads.get())
-            .thread_name(|number| format!("scan-{number}"))
-            .build()
-            .map_err(|error| ScanError::Exhausted { source: io::Error::other(error) })?;
-        let collected = walk::walk(&pool, &self.root, &self.view, cancel, &self.progress)?;
-        let mut scan = collected
-            .assemble(&self.view)
-            .ok_or(ScanError::Root { source: io::ErrorKind::NotFound.into() })?;
-        scan.elapsed = began.elapsed();
-        Ok(scan)
+        self.rescan(&mut Cache::new(), cancel)
     }
 
     /// Scans, and reads only what is not known from `cache` already, which afterwards knows what this scan found. With
-    /// an empty cache this is [`Self::scan`]. What was hashed is kept also when the scan fails or is cancelled.
+    /// an empty cache this is [`Self::scan`]. What was hashed is kept also when the scan fails or is cancelled, even of
+    /// files it had come half-way through.
     ///
     /// # Errors
     /// As [`Self::scan`].
     pub fn rescan(&self, cache: &mut Cache, cancel: &Cancel) -> Result<Scan, ScanError> {
-        cache.bind(&self.root).map_err(|source| ScanError::Root { source })?;
-        self.scan(cancel)
+        self.go(cache, None, cancel)
     }
 
-    /// As [`Self::rescan`], but looks only into `directories` and what is new below them; all else is taken from
-    /// `cache` as it is. Where the cache knows nothing yet, it looks at everything.
+    /// As [`Self::rescan`], but looks only into `directories` and what is new or changed below them; all else is taken
+    /// from `cache` as it is. Where the cache knows too little, it looks at more.
     ///
     /// # Errors
     /// As [`Self::scan`].
@@ -126,9 +135,97 @@ impl Scanner {
         directories: &BTreeSet<ImagePath>,
         cancel: &Cancel,
     ) -> Result<Scan, ScanError> {
-        tracing::trace!(directories = directories.len(), "looking again");
-        self.rescan(cache, cancel)
+        let in_view = directories.iter().filter(|path| self.view.reaches(path)).cloned();
+        self.go(cache, Some(in_view.collect()), cancel)
     }
+
+    fn go(
+        &self,
+        cache: &mut Cache,
+        mut only: Option<BTreeSet<ImagePath>>,
+        cancel: &Cancel,
+    ) -> Result<Scan, ScanError> {
+        /// Who moves things about all the time gets a whole scan.
+        const ROUNDS: usize = 8;
+        let began = Instant::now();
+        cache.bind(&self.root).map_err(|source| ScanError::Root { source })?;
+        let pool = self.pool()?;
+        let (mut bytes_hashed, mut files_opened) = (0, 0);
+        for round in 1.. {
+            let walked = self.walk(&pool, cache, only.take(), cancel);
+            bytes_hashed += walked.bytes_hashed;
+            files_opened += walked.files_opened;
+            walked.end?;
+            if walked.also.is_empty() {
+                break;
+            }
+            only = (round < ROUNDS).then_some(walked.also);
+        }
+        let top = cache.top.as_mut().ok_or(ScanError::Root { source: io::ErrorKind::NotFound.into() })?;
+        let links = agree::agree(top);
+        let directories = agree::directories(top);
+        Ok(Scan {
+            facts: agree::facts(top),
+            held: agree::held(top),
+            counts: top.summary.counts,
+            snapshot: Snapshot::new(self.view.id(), top.inode.clone(), links, directories),
+            bytes_hashed,
+            files_opened,
+            elapsed: began.elapsed(),
+        })
+    }
+
+    fn pool(&self) -> Result<ThreadPool, ScanError> {
+        let pacer = Arc::clone(&self.pacer);
+        ThreadPoolBuilder::new()
+            .num_threads(self.threads.get())
+            .thread_name(|number| format!("scan-{number}"))
+            .start_handler(move |_| pacer.enter())
+            .build()
+            .map_err(|error| ScanError::Exhausted { source: io::Error::other(error) })
+    }
+
+    /// One walk, after which the cache knows what it found.
+    fn walk(
+        &self,
+        pool: &ThreadPool,
+        cache: &mut Cache,
+        only: Option<BTreeSet<ImagePath>>,
+        cancel: &Cancel,
+    ) -> Round {
+        let view = self.view.id();
+        let basis = if cache.view == Some(view) { Basis::Entries } else { Basis::Contents };
+        let walk = Walk {
+            looker: Looker::new(self, cancel, std::mem::take(&mut cache.partly)),
+            view: &self.view,
+            basis,
+            clock: &self.clock,
+            expiry: self.expiry,
+            only,
+            seen: Seen::default(),
+        };
+        let old = cache.top.take();
+        let walked = walk.run(pool, old.clone());
+        let looker = walk.looker;
+        let cut = walked.end.is_err();
+        cache.view = (basis == Basis::Entries || !cut).then_some(view);
+        cache.partly = looker.partly.into_inner().unwrap_or_default();
+        cache.partly.truncate(self.threads.get());
+        cache.top = walked.top.or(old.filter(|_| cut));
+        let mut also = walked.also;
+        also.extend(cache.top.iter().flat_map(|top| agree::others(top, &walked.linked)));
+        let (bytes_hashed, files_opened) = (looker.bytes.into_inner(), looker.opened.into_inner());
+        Round { end: walked.end, also, bytes_hashed, files_opened }
+    }
+}
+
+/// What one of the walks of a scan came to; the tree is in the cache.
+struct Round {
+    end: Result<(), ScanError>,
+    /// Directories that must be looked at after all.
+    also: BTreeSet<ImagePath>,
+    bytes_hashed: u64,
+    files_opened: u64,
 }
 
 /// What a scan found.

@@ -1,314 +1,360 @@
 //! The walk: a task for each directory, and for each handful of files in it.
 //!
 //! Tasks are queued with paths, not handles, so that what is open at a time goes by the number of threads, not by how
-//! deep or wide the tree is; and no task waits for another, so that stacks stay flat.
+//! deep or wide the tree is; and no task waits for another, so that stacks stay flat. Whoever brings the last missing
+//! part of a directory puts it together.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::Bound;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use dominator_core::inode::{Inode, Why};
+use dominator_core::inode::{Why, Xattrs};
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::view::View;
 use rayon::{Scope, ThreadPool};
-use rustix::fs::{FileType, RawDir, Statx};
+use rustix::fs::Statx;
 use rustix::io::Errno;
 
-use super::collect::Collected;
-use super::look::{self, FileKey, Identity, Look, is_gone, key_of, type_of, unreadable};
-use super::{Cancel, Progress, ScanError};
-use crate::root::{self, Root};
-
-/// Looks at everything in view.
-pub(super) fn walk(
-    pool: &ThreadPool,
-    root: &Root,
-    view: &View,
-    cancel: &Cancel,
-    progress: &Progress,
-) -> Result<Collected, ScanError> {
-    let top = root::inode_of(root).map_err(|source| ScanError::Root { source })?;
-    let walk = Walk {
-        root,
-        view,
-        cancel,
-        progress,
-        collected: Mutex::default(),
-        linked: Mutex::default(),
-        bytes: AtomicU64::new(0),
-        opened: AtomicU64::new(0),
-        ended: AtomicBool::new(false),
-        error: Mutex::default(),
-    };
-    pool.scope(|scope| walk.run(|| walk.directory(scope, ImagePath::root(), &top)));
-    match walk.error.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => {
-            let mut collected = walk.collected.into_inner().unwrap_or_else(PoisonError::into_inner);
-            collected.bytes_hashed = walk.bytes.into_inner();
-            collected.files_opened = walk.opened.into_inner();
-            Ok(collected)
-        }
-    }
-}
+use super::ScanError;
+use super::freshness::{Clock, Moment};
+use super::identity::{FileKey, Freshness, Identity};
+use super::known::{Child, Extent, Holding, Known};
+use super::listing::{self, Candidate};
+use super::look::{self, Looker, unreadable};
+use super::pending::{Basis, Outcome, Own, Pending};
+use crate::root;
 
 /// What all tasks share.
-struct Walk<'a> {
-    root: &'a Root,
-    view: &'a View,
-    cancel: &'a Cancel,
-    progress: &'a Progress,
-    collected: Mutex<Collected>,
-    /// Files of several names, so that they are read once.
-    linked: Mutex<HashMap<FileKey, (Identity, Inode)>>,
-    /// How much was read; `progress` may be shared with other scans.
-    bytes: AtomicU64,
-    /// How many regular files were opened.
-    opened: AtomicU64,
-    ended: AtomicBool,
-    /// Why it ended early: the first reason.
-    error: Mutex<Option<ScanError>>,
+pub(super) struct Walk<'a> {
+    pub(super) looker: Looker<'a>,
+    pub(super) view: &'a View,
+    pub(super) basis: Basis,
+    pub(super) clock: &'a Clock,
+    pub(super) expiry: Duration,
+    /// Only these directories, if given, and what is new below them.
+    pub(super) only: Option<BTreeSet<ImagePath>>,
+    pub(super) seen: Seen,
 }
 
-/// How many names one task looks at: enough to be worth a task, few enough to share out a directory of large files.
-const HANDFUL: usize = 16;
+/// What a walk brings in.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// What became of the root directory.
+    top: Mutex<Option<Outcome>>,
+    /// Why it ended early: the first reason.
+    error: Mutex<Option<ScanError>>,
+    /// Directories that must be looked at after all, as one in them was not what it had been.
+    also: Mutex<BTreeSet<ImagePath>>,
+    /// The files of several names that were looked at.
+    pub(super) linked: Mutex<HashMap<FileKey, Identity>>,
+}
+
+/// What a walk came to.
+pub(super) struct Walked {
+    /// The root directory, with what is below it, unless nothing was found out of it.
+    pub(super) top: Option<Arc<Known>>,
+    pub(super) end: Result<(), ScanError>,
+    pub(super) also: BTreeSet<ImagePath>,
+    pub(super) linked: HashMap<FileKey, Identity>,
+}
+
+/// A directory that is being looked at.
+pub(super) struct Here {
+    pub(super) pending: Arc<Pending>,
+    pub(super) handle: OwnedFd,
+    pub(super) moment: Moment,
+}
+
+/// How many names one task compares with what they were: a stat each, mostly.
+const CHUNK: usize = 64;
 
 impl<'a> Walk<'a> {
-    /// Runs a task, unless the walk has ended; ends the walk when the task fails.
-    fn run(&self, task: impl FnOnce() -> Result<(), ScanError>) {
-        if self.ended.load(Ordering::Relaxed) {
-            return;
-        }
-        if let Err(error) = self.check().and_then(|()| task()) {
-            self.ended.store(true, Ordering::Relaxed);
-            lock(&self.error).get_or_insert(error);
+    /// Looks at everything, going by what was known.
+    pub(super) fn run(&self, pool: &ThreadPool, old: Option<Arc<Known>>) -> Walked {
+        let pending = Arc::new(Pending::new(ImagePath::root(), None, old));
+        pool.scope(|scope| self.directory(scope, pending, None));
+        let error = lock(&self.seen.error).take();
+        let top = match lock(&self.seen.top).take() {
+            Some(Outcome::Known(known)) => Some(known),
+            Some(Outcome::Vanished | Outcome::Unknown(..) | Outcome::NotSeen) | None => None,
+        };
+        Walked {
+            top,
+            // A scan that was over before it began has no error of its own.
+            end: error.map_or_else(|| self.looker.check(), Err),
+            also: std::mem::take(&mut lock(&self.seen.also)),
+            linked: std::mem::take(&mut lock(&self.seen.linked)),
         }
     }
 
-    fn check(&self) -> Result<(), ScanError> {
-        if self.cancel.is_cancelled() { Err(ScanError::Cancelled) } else { Ok(()) }
+    /// The first error ends the walk.
+    pub(super) fn note(&self, result: Result<(), ScanError>) {
+        if let Err(error) = result {
+            self.looker.ended.store(true, Ordering::Relaxed);
+            lock(&self.seen.error).get_or_insert(error);
+        }
     }
 
-    /// Looks at a directory, of which `seen` was told when its name was.
-    fn directory<'s>(&'s self, scope: &Scope<'s>, path: ImagePath, seen: &Statx) -> Result<(), ScanError>
+    /// A task of this directory is done. Whoever does the last one brings it to the directory it is in, and so on
+    /// upwards.
+    pub(super) fn finish(&self, mut pending: Arc<Pending>) {
+        while pending.done() {
+            let outcome = pending.complete(self.basis);
+            let (Some(parent), Some((_, name))) = (pending.parent.clone(), pending.path.split()) else {
+                *lock(&self.seen.top) = Some(outcome);
+                return;
+            };
+            parent.receive(&name, outcome, pending.old.as_ref());
+            pending = parent;
+        }
+    }
+
+    /// Looks at a directory. `seen` is what it was when its name was looked at; nothing, where the name was taken over.
+    fn directory<'s>(&'s self, scope: &Scope<'s>, pending: Arc<Pending>, seen: Option<FileKey>)
     where
         'a: 's,
     {
-        let opened = match self.open_directory(&path, seen) {
-            Ok(opened) => opened,
-            Err(error) if path.is_root() => return Err(ScanError::Root { source: error }),
-            Err(error) => return self.no_directory(&path, &error),
-        };
-        lock(&self.collected).enter(path.clone(), self.view.inode(&opened.inode));
-        let mut files = Vec::new();
-        let directory = Arc::new((path, opened.handle));
-        let (path, handle) = (&directory.0, directory.1.as_fd());
-        for (raw, kind) in opened.names {
-            let Some((name, below)) = self.in_view(path, &raw) else { continue };
-            // A directory is handed on before any file is looked at, so that this one is closed early.
-            match kind {
-                FileType::Directory | FileType::Unknown => match root::inode_at(handle, &raw) {
-                    Ok(stat) if type_of(&stat).is_dir() => self.hand_on(scope, below, handle, &raw, stat)?,
-                    Ok(_) => files.push(name),
-                    Err(error) if is_gone(&error) => {}
-                    Err(error) => self.add(path, name, unreadable(&error)?),
-                },
-                FileType::Socket => lock(&self.collected).hold(path),
-                FileType::RegularFile
-                | FileType::Symlink
-                | FileType::Fifo
-                | FileType::CharacterDevice
-                | FileType::BlockDevice => files.push(name),
+        if self.looker.check().is_ok() {
+            let through =
+                pending.old.clone().filter(|old| seen.is_none() && self.leads_through(&pending.path, old));
+            match through {
+                Some(old) => self.lead_through(scope, &pending, &old),
+                None => self.note(self.enter(scope, &pending, seen)),
             }
         }
-        let mut files = files.into_iter().peekable();
-        while files.peek().is_some() {
-            let handful: Vec<_> = files.by_ref().take(HANDFUL).collect();
-            let directory = Arc::clone(&directory);
-            scope.spawn(move |scope| {
-                self.run(|| self.files(scope, &directory.0, directory.1.as_fd(), handful))
-            });
-        }
-        Ok(())
+        self.finish(pending);
     }
 
-    fn open_directory(&self, path: &ImagePath, seen: &Statx) -> io::Result<Opened> {
-        let handle = self.root.directory(path)?;
+    fn enter<'s>(
+        &'s self,
+        scope: &Scope<'s>,
+        pending: &Arc<Pending>,
+        seen: Option<FileKey>,
+    ) -> Result<(), ScanError>
+    where
+        'a: 's,
+    {
+        let moment = self.moment();
+        let (handle, candidates) = match self.open(pending, seen, moment) {
+            Ok(opened) => opened,
+            Err(source) if pending.parent.is_none() => return Err(ScanError::Root { source }),
+            Err(error) => {
+                pending.own(self.no_directory(pending, seen, &error)?);
+                return Ok(());
+            }
+        };
+        let here = Arc::new(Here { pending: Arc::clone(pending), handle, moment });
+        let mut candidates = candidates.into_iter().peekable();
+        loop {
+            let chunk: Vec<_> = candidates.by_ref().take(CHUNK).collect();
+            let here = Arc::clone(&here);
+            pending.expect_one();
+            if candidates.peek().is_none() {
+                // The last one is no task of its own: most directories are small.
+                self.chunk(scope, &here, chunk);
+                return Ok(());
+            }
+            scope.spawn(move |scope| self.chunk(scope, &here, chunk));
+        }
+    }
+
+    /// Opens a directory, finds out what it is, and says what there is to look at in it.
+    fn open(
+        &self,
+        pending: &Pending,
+        seen: Option<FileKey>,
+        moment: Moment,
+    ) -> io::Result<(OwnedFd, Vec<Candidate>)> {
+        let handle = self.looker.root.directory(&pending.path)?;
         let stat = root::inode_of(&handle)?;
-        if key_of(&stat) != key_of(seen) {
+        if seen.is_some_and(|seen| seen != Identity::of(&stat).key()) {
             return Err(Errno::NOTDIR.into());
         }
-        let xattrs = root::xattrs_of(&handle, self.view.xattrs)?;
-        Ok(Opened { names: names(&handle)?, inode: look::directory(&stat, xattrs), handle })
+        if pending.parent.is_some() && self.looker.root.is_elsewhere(&stat) {
+            self.mounted(pending, &stat, root::xattrs_of(&handle, self.looker.policy)?);
+            return Ok((handle, Vec::new()));
+        }
+        let old = pending.old.as_ref().filter(|_| self.basis == Basis::Entries);
+        if let Some(old) = old.filter(|old| old.is_settled() && old.identity.is_same(&Identity::of(&stat))) {
+            pending.holding(old.holding);
+            let (identity, inode) = (old.identity, old.inode.clone());
+            pending.own(Own::Listed { identity, inode, looked: moment.now() });
+            return Ok((handle, listing::of(old)));
+        }
+        let (stat, xattrs, names) = self.list(&handle)?;
+        let identity = Identity::of(&stat);
+        let before = old.filter(|old| old.identity.is_same(&identity)).map(|old| old.looked);
+        let identity = identity.with(moment.freshness(identity.changed(), before));
+        let inode = self.view.inode(&look::directory(&stat, xattrs));
+        pending.own(Own::Listed { identity, inode, looked: moment.now() });
+        Ok((handle, listing::candidates(self.view, pending, names)))
+    }
+
+    /// What a directory is, and its names. If it changed meanwhile, it is listed once more; should it have changed even
+    /// then, what it was before is no longer what it is, and so the next scan lists it again.
+    fn list(&self, handle: &OwnedFd) -> io::Result<(Statx, Xattrs, listing::Names)> {
+        let list = || {
+            let before = root::inode_of(handle)?;
+            let xattrs = root::xattrs_of(handle, self.looker.policy)?;
+            Ok((before, xattrs, listing::names(handle)?))
+        };
+        let first: io::Result<_> = list();
+        let first = first?;
+        if Identity::of(&root::inode_of(handle)?) == Identity::of(&first.0) { Ok(first) } else { list() }
+    }
+
+    /// What is mounted there hides what the image calls by that name.
+    fn mounted(&self, pending: &Pending, stat: &Statx, xattrs: Xattrs) {
+        let inode = self.view.inode(&look::directory(stat, xattrs));
+        pending.holding(Holding::Something);
+        pending.own(Own::Listed { identity: Identity::of(stat), inode, looked: self.moment().now() });
     }
 
     /// A directory that was there when its name was read is not, or not readable.
-    fn no_directory(&self, path: &ImagePath, error: &io::Error) -> Result<(), ScanError> {
-        let look = match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOENT) => return Ok(()),
+    fn no_directory(
+        &self,
+        pending: &Pending,
+        seen: Option<FileKey>,
+        error: &io::Error,
+    ) -> Result<Own, ScanError> {
+        if let (None, Some(parent)) = (seen, &pending.parent) {
+            // Nobody looked at its name: that comes first.
+            lock(&self.seen.also).insert(parent.path.clone());
+            return Ok(Own::AsBefore);
+        }
+        let (why, detail) = match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOENT) => return Ok(Own::Vanished),
             Some(Errno::NOTDIR | Errno::LOOP) => {
-                Look::Unknown(Why::Changing, "something else took the place of a directory".into())
+                (Why::Changing, "something else took the place of a directory".into())
             }
             _ => unreadable(error)?,
         };
-        if let Some((parent, name)) = path.split() {
-            self.add(&parent, name, look);
-        }
-        Ok(())
+        Ok(Own::Unknown(why, detail))
     }
 
-    /// The name and path, if they are in view and can be in a tree at all.
-    fn in_view(&self, directory: &ImagePath, raw: &[u8]) -> Option<(Name, ImagePath)> {
-        let parsed = Name::parse(raw).and_then(|name| Ok((directory.join(&name)?, name)));
-        match parsed {
-            Ok((below, name)) if self.view.shows(&below) => return Some((name, below)),
-            Ok(_) => lock(&self.collected).hold(directory),
+    /// Looks at a directory found in another. One where something is mounted is not entered.
+    pub(super) fn hand_on<'s>(
+        &'s self,
+        scope: &Scope<'s>,
+        here: &Here,
+        name: &Name,
+        stat: &Statx,
+        old: Option<&Arc<Known>>,
+    ) where
+        'a: 's,
+    {
+        let parent = &here.pending;
+        let Ok(path) = parent.path.join(name) else { return };
+        if let Some(old) = old.filter(|old| self.is_left_alone(&path, stat, old, here.moment)) {
+            parent.receive(name, Outcome::Known(Arc::clone(old)), None);
+            return;
+        }
+        parent.expect_one();
+        let pending = Arc::new(Pending::new(path, Some(Arc::clone(parent)), old.cloned()));
+        let key = Identity::of(stat).key();
+        if !self.looker.root.is_elsewhere(stat) {
+            scope.spawn(move |scope| self.directory(scope, pending, Some(key)));
+            return;
+        }
+        match root::xattrs_at(&here.handle, name.as_bytes(), self.looker.policy) {
+            Ok(xattrs) => self.mounted(&pending, stat, xattrs),
             Err(error) => {
-                let mut collected = lock(&self.collected);
-                collected.fact(directory.clone(), Why::Unreadable, error.to_string());
-                collected.hold(directory);
+                self.note(self.no_directory(&pending, Some(key), &error).map(|own| pending.own(own)))
             }
         }
-        None
+        self.finish(pending);
     }
 
-    /// Queues a directory found at `path`. One where something is mounted is not entered.
-    fn hand_on<'s>(
-        &'s self,
-        scope: &Scope<'s>,
-        path: ImagePath,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        stat: Statx,
-    ) -> Result<(), ScanError>
+    /// Takes a directory over as it is known, but for those on the way to what is to be looked at.
+    fn lead_through<'s>(&'s self, scope: &Scope<'s>, pending: &Arc<Pending>, old: &Arc<Known>)
     where
         'a: 's,
     {
-        if !self.root.is_elsewhere(&stat) {
-            scope.spawn(move |scope| self.run(|| self.directory(scope, path, &stat)));
-            return Ok(());
-        }
-        match root::xattrs_at(parent, name, self.view.xattrs) {
-            Ok(xattrs) => {
-                let mut collected = lock(&self.collected);
-                collected.hold(&path);
-                collected.enter(path, self.view.inode(&look::directory(&stat, xattrs)));
-                Ok(())
-            }
-            Err(error) => self.no_directory(&path, &error),
-        }
-    }
-
-    /// Looks at a handful of names that were no directories when the directory was read.
-    fn files<'s>(
-        &'s self,
-        scope: &Scope<'s>,
-        path: &ImagePath,
-        dir: BorrowedFd<'_>,
-        names: Vec<Name>,
-    ) -> Result<(), ScanError>
-    where
-        'a: 's,
-    {
-        let mut looks = Vec::with_capacity(names.len());
-        for name in names {
-            self.check()?;
-            let stat = match root::inode_at(dir, name.as_bytes()) {
-                Ok(stat) => stat,
-                Err(error) if is_gone(&error) => continue,
-                Err(error) => {
-                    looks.push((name, unreadable(&error)?, None));
-                    continue;
-                }
+        pending.own(Own::Listed { identity: old.identity, inode: old.inode.clone(), looked: old.looked });
+        pending.same_doubts(old);
+        let mut kept = Vec::with_capacity(old.identities.len());
+        for (place, entry, child) in old.places() {
+            let Child::Directory(known) = child else {
+                kept.push(place);
+                continue;
             };
-            match type_of(&stat) {
-                FileType::Socket => lock(&self.collected).hold(path),
-                FileType::Directory => {
-                    if let Ok(below) = path.join(&name) {
-                        self.hand_on(scope, below, dir, name.as_bytes(), stat)?;
+            let name = entry.to_name();
+            match pending.path.join(&name).ok().filter(|path| self.is_wanted(path)) {
+                Some(path) => {
+                    pending.expect_one();
+                    let below = Pending::new(path, Some(Arc::clone(pending)), Some(Arc::clone(known)));
+                    scope.spawn(move |scope| self.directory(scope, Arc::new(below), None));
+                }
+                None => pending.receive(&name, Outcome::Known(Arc::clone(known)), None),
+            }
+        }
+        pending.keep(kept);
+    }
+
+    /// Whether something at or below `path` is to be looked at.
+    fn is_wanted(&self, path: &ImagePath) -> bool {
+        self.wanted(path).next().is_some()
+    }
+
+    fn wanted(&self, path: &ImagePath) -> impl Iterator<Item = &ImagePath> {
+        let from = (Bound::Included(path), Bound::Unbounded);
+        let rest = self.only.iter().flat_map(move |only| only.range::<ImagePath, _>(from));
+        rest.take_while(move |wanted| wanted.is_within(path))
+    }
+
+    /// Whether a directory is only on the way to those to be looked at, and known to lead there.
+    fn leads_through(&self, path: &ImagePath, old: &Known) -> bool {
+        let depth = path.components().count();
+        let leads = |wanted: &ImagePath| {
+            let next = wanted.components().nth(depth).and_then(|name| old.directory.entry(name));
+            next.is_some_and(|entry| entry.directory().is_some())
+        };
+        self.is_taken_over(old) && self.is_wanted(path) && self.wanted(path).all(leads)
+    }
+
+    /// Whether a directory found in one that is looked at need not be looked at itself.
+    fn is_left_alone(&self, path: &ImagePath, stat: &Statx, old: &Known, moment: Moment) -> bool {
+        self.is_taken_over(old)
+            && old.identity.is_same(&Identity::of(stat))
+            && (old.identity.freshness == Freshness::Settled
+                || !moment.is_due(old.identity.changed(), old.looked))
+            && !self.is_wanted(path)
+    }
+
+    fn is_taken_over(&self, old: &Known) -> bool {
+        self.only.is_some() && self.basis == Basis::Entries && old.extent == Extent::Whole
+    }
+
+    /// The scan is over: what was known of these names stays, what was not stays unknown.
+    pub(super) fn leave_out(&self, pending: &Pending, rest: impl Iterator<Item = Candidate>) {
+        let mut kept = Vec::new();
+        for candidate in rest {
+            pending.cut();
+            match (candidate, &pending.old) {
+                (Candidate::File(place), _) => kept.push(place),
+                (Candidate::Directory(place), Some(old)) => {
+                    let entry = old.directory.nth(place.entry as usize);
+                    if let Some(entry) = entry {
+                        let known = old.below.get(place.rank as usize);
+                        pending.receive(&entry.to_name(), Outcome::NotSeen, known);
                     }
                 }
-                FileType::RegularFile
-                | FileType::Symlink
-                | FileType::Fifo
-                | FileType::CharacterDevice
-                | FileType::BlockDevice
-                | FileType::Unknown => {
-                    let look = self.file(dir, &name, &stat)?;
-                    self.progress.files.fetch_add(1, Ordering::Relaxed);
-                    looks.push((name, look, (stat.stx_nlink > 1).then(|| key_of(&stat))));
-                }
+                (Candidate::Directory(_), None) | (Candidate::New(..), _) => {}
             }
         }
-        let mut collected = lock(&self.collected);
-        for (name, look, key) in looks {
-            collected.add(path, name, self.under_view(look), key);
-        }
-        Ok(())
+        pending.keep(kept);
     }
 
-    fn file(&self, dir: BorrowedFd<'_>, name: &Name, stat: &Statx) -> Result<Look, ScanError> {
-        if self.root.is_elsewhere(stat) {
-            return Ok(Look::Unknown(Why::Unreadable, "something is mounted over it".into()));
-        }
-        let identity = Identity::of(stat);
-        if stat.stx_nlink > 1
-            && let Some((same, inode)) = lock(&self.linked).get(&key_of(stat))
-            && *same == identity
-        {
-            return Ok(Look::Known(inode.clone()));
-        }
-        self.opened.fetch_add(u64::from(type_of(stat).is_file()), Ordering::Relaxed);
-        let look = look::look(dir, name.as_bytes(), stat, self.view.xattrs, &|len| {
-            self.progress.bytes.fetch_add(len as u64, Ordering::Relaxed);
-            self.bytes.fetch_add(len as u64, Ordering::Relaxed);
-            self.check()
-        })?;
-        if let (Look::Known(inode), true) = (&look, stat.stx_nlink > 1) {
-            lock(&self.linked).insert(key_of(stat), (identity, inode.clone()));
-        }
-        Ok(look)
+    fn moment(&self) -> Moment {
+        Moment::new(self.clock.now(), self.expiry)
     }
-
-    fn under_view(&self, look: Look) -> Look {
-        match look {
-            Look::Known(inode) => Look::Known(self.view.inode(&inode)),
-            Look::Unknown(..) | Look::Vanished => look,
-        }
-    }
-
-    fn add(&self, directory: &ImagePath, name: Name, look: Look) {
-        lock(&self.collected).add(directory, name, look, None);
-    }
-}
-
-/// A directory, open, and what it says it holds.
-struct Opened {
-    handle: OwnedFd,
-    inode: Inode,
-    names: Vec<(Vec<u8>, FileType)>,
-}
-
-/// The names in a directory, in order of their inodes, which is mostly the order they are on the disk in.
-fn names(handle: &OwnedFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
-    let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
-    let mut entries = RawDir::new(handle, &mut buffer);
-    let mut names = Vec::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") {
-            names.push((entry.ino(), name.to_vec(), entry.file_type()));
-        }
-    }
-    names.sort_by_key(|(ino, _, _)| *ino);
-    Ok(names.into_iter().map(|(_, name, kind)| (name, kind)).collect())
 }
 
 /// Locks; a thread that panicked while it held the lock ends the whole pool anyway.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
