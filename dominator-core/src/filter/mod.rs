@@ -1,9 +1,16 @@
 //! Filters: which paths an image leaves alone, as lines of regular expressions.
 
-use std::fmt;
+mod matcher;
+mod shape;
+mod trie;
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
+use std::fmt;
+use std::sync::Arc;
+
 use thiserror::Error;
+
+use self::matcher::{Matcher, Refused};
+use self::shape::Shape;
 
 use crate::path::ImagePath;
 
@@ -50,7 +57,7 @@ impl Filter {
 pub struct Lines {
     lines: Vec<String>,
     inverted: bool,
-    set: RegexSet,
+    matcher: Arc<Matcher>,
 }
 
 impl Lines {
@@ -80,10 +87,9 @@ impl Lines {
                 return Err(fault(number, line, format!("a line has 1 to {} bytes", Self::MAX_LINE)));
             }
         }
-        let set =
-            compile_all(&lines).map_err(|(number, line, error)| fault(number, line, error.to_string()))?;
-        let inverted = lines.iter().any(|line| line == "!");
-        Ok(Self { lines, inverted, set })
+        let matcher = compile(&lines).map_err(|(number, line, why)| fault(number, line, why))?;
+        let inverted = lines.iter().any(|line| line == INVERT);
+        Ok(Self { lines, inverted, matcher: Arc::new(matcher) })
     }
 
     /// The lines as they were given.
@@ -93,7 +99,7 @@ impl Lines {
 
     /// Whether the filter matches the path.
     pub fn matches(&self, path: &[u8]) -> bool {
-        self.set.is_match(path) != self.inverted
+        self.matcher.matches(path) != self.inverted
     }
 }
 
@@ -111,44 +117,32 @@ impl PartialEq for Lines {
 
 impl Eq for Lines {}
 
-/// All lines as one set, or the first line that makes it fail, with the reason. That line is found by halving, as each
-/// attempt may cost as much as the whole filter.
-fn compile_all(lines: &[String]) -> Result<RegexSet, (usize, &str, regex::Error)> {
+/// The line that inverts the others.
+const INVERT: &str = "!";
+
+/// All lines ready to be asked, or the first that is wrong, with the reason.
+fn compile(lines: &[String]) -> Result<Matcher, (usize, &str, String)> {
     let length: usize = lines.iter().map(String::len).sum();
     let limit = Lines::MAX_COMPILED.min(256 * (1024 + length));
-    let mut error = match compile(lines, limit) {
-        Ok(set) => return Ok(set),
-        Err(error) => error,
-    };
-    // INVARIANT: the first `good` lines compile, the first `bad` do not.
-    let (mut good, mut bad) = (0, lines.len());
-    while bad - good > 1 {
-        let middle = good + (bad - good) / 2;
-        match compile(lines.get(..middle).unwrap_or(lines), limit) {
-            Ok(_) => good = middle,
-            Err(found) => (bad, error) = (middle, found),
+    let (mut numbers, mut shapes, mut wrong) = (Vec::new(), Vec::new(), None);
+    for (number, line) in lines.iter().enumerate().filter(|(_, line)| *line != INVERT) {
+        match Shape::of(line) {
+            Ok(shape) => {
+                numbers.push((number, line));
+                shapes.push((line.as_str(), shape));
+            }
+            Err(error) => {
+                wrong = Some((number, line.as_str(), error));
+                break;
+            }
         }
     }
-    Err((good, lines.get(good).map_or("", String::as_str), error))
-}
-
-/// Each line anchored at the start, in a group of its own so that `a|b` is anchored as a whole. Each must be an
-/// expression by itself, too: `a)|(?:b` would leave its group and be anchored no more.
-fn compile(lines: &[String], limit: usize) -> Result<RegexSet, regex::Error> {
-    let lines = lines.iter().map(String::as_str).filter(|line| *line != "!");
-    build(lines.clone(), limit)?;
-    build(lines.map(|line| format!("^(?:{line})")), limit)
-}
-
-fn build(patterns: impl Iterator<Item = impl AsRef<str>>, limit: usize) -> Result<RegexSet, regex::Error> {
-    /// What the matcher remembers of a small filter; less would make it slow.
-    const MIN_MEMORY: usize = 2 * 1024 * 1024;
-    RegexSetBuilder::new(patterns)
-        .unicode(false)
-        .dot_matches_new_line(true)
-        .size_limit(limit)
-        .dfa_size_limit(limit.max(MIN_MEMORY))
-        .build()
+    // A line that takes too much may stand before the one that is no expression.
+    let matcher = Matcher::new(shapes, limit).map_err(|Refused { good, error }| {
+        let (number, line) = numbers.get(good).map_or((good, ""), |(number, line)| (*number, line.as_str()));
+        (number, line, error.to_string())
+    })?;
+    wrong.map_or(Ok(matcher), Err)
 }
 
 /// A line that is no filter line.
@@ -159,6 +153,9 @@ pub struct BadFilter {
     line: String,
     why: String,
 }
+
+#[cfg(test)]
+mod agreement;
 
 #[cfg(test)]
 mod tests {
