@@ -19,6 +19,7 @@ use thiserror::Error;
 use crate::publish;
 use crate::root::{self, Root};
 use crate::seam::{At, Node, Seam};
+use crate::sparse::Sparse;
 use crate::store::images::ImageStore;
 use crate::store::objects::ObjectStore;
 
@@ -274,11 +275,12 @@ impl Export<'_> {
     }
 
     fn copy(&self, path: &ImagePath, from: &mut dyn Read, to: &File) -> Result<u64, ExportError> {
+        let mut to = Sparse::new(to).map_err(|source| fault(path, source))?;
         let mut buffer = vec![0; BUFFER];
         let mut written = 0;
         loop {
             let count = match from.read(&mut buffer) {
-                Ok(0) => return Ok(written),
+                Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -287,9 +289,11 @@ impl Export<'_> {
                 }
             };
             let bytes = buffer.get(..count).unwrap_or_default();
-            self.seam.write(to, bytes).map_err(|source| fault(path, source))?;
+            to.write(self.seam, bytes).map_err(|source| fault(path, source))?;
             written += count as u64;
         }
+        to.finish(self.seam).map_err(|source| fault(path, source))?;
+        Ok(written)
     }
 
     fn duplicate(&self, path: &ImagePath, from: &File, to: &File) -> Result<u64, ExportError> {

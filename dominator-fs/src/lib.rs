@@ -17,6 +17,7 @@ pub mod root;
 pub mod scan;
 pub mod seam;
 pub mod service;
+mod sparse;
 pub mod store;
 pub mod traits;
 pub mod update;

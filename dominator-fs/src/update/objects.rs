@@ -14,6 +14,7 @@ use super::work::names_in;
 use crate::publish::{self, Move, Replace};
 use crate::root::inode_at;
 use crate::seam::{At, Remove, Seam};
+use crate::sparse::Sparse;
 
 /// Objects kept beside a root until an update needs them: hashed on the way in, durable, and hashed again on the way
 /// out.
@@ -147,7 +148,7 @@ pub struct Intake {
 struct Incoming {
     id: ObjectId,
     size: u64,
-    file: File,
+    file: Sparse<File>,
     hasher: ObjectHasher,
     length: u64,
 }
@@ -167,7 +168,8 @@ impl Intake {
         let temporary = temporary(&id);
         self.cache.remove_name(&temporary).map_err(|error| failed(&id, error))?;
         let at = At::new(self.cache.dir.as_fd(), &temporary);
-        let file = self.cache.seam.create(at, ObjectCache::MODE).map_err(|error| failed(&id, error))?;
+        let file = self.cache.seam.create(at, ObjectCache::MODE).and_then(Sparse::new);
+        let file = file.map_err(|error| failed(&id, error))?;
         self.current = Some(Incoming { id, size, file, hasher: ObjectHasher::new(), length: 0 });
         Ok(())
     }
@@ -186,7 +188,7 @@ impl Intake {
             let what = format!("more than the {} bytes announced for object {}", current.size, current.id);
             return Err(StoreError::Protocol(what));
         }
-        self.cache.seam.write(&current.file, bytes).map_err(|error| failed(&current.id, error))?;
+        current.file.write(&*self.cache.seam, bytes).map_err(|error| failed(&current.id, error))?;
         current.hasher.update(bytes);
         current.length = length;
         Ok(())
@@ -217,6 +219,10 @@ impl Intake {
         let Some(current) = self.current.take() else { return Ok(()) };
         match Verified::check(current.id, current.size, current.hasher.finish(), current.length) {
             Ok(verified) => {
+                if let Err(error) = current.file.finish(&*self.cache.seam) {
+                    drop(self.cache.remove_name(&temporary(&current.id)));
+                    return Err(failed(&current.id, error));
+                }
                 self.pending_bytes = self.pending_bytes.saturating_add(current.size);
                 self.complete.push(verified);
             }

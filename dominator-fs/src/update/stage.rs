@@ -17,6 +17,7 @@ use super::{Trouble, UpdateError, Updater};
 use crate::publish::{self, MANY};
 use crate::root::{Statx, inode_of};
 use crate::seam::{At, Node};
+use crate::sparse::Sparse;
 
 /// A plan whose every new inode exists beside the tree, durable and with its final metadata. Dropping it leaves debris
 /// that the next attempt removes.
@@ -370,7 +371,12 @@ fn copy(updater: &Updater, from: &std::fs::File, at: At<'_>) -> io::Result<(Obje
     let to = updater.seam.create(at, Mode::from_st_mode(0o600))?;
     match updater.seam.reflink(from, &to) {
         Ok(()) => hash(&to, |_| Ok(())),
-        Err(_) => hash(from, |bytes| updater.seam.write(&to, bytes)),
+        Err(_) => {
+            let mut to = Sparse::new(to)?;
+            let hashed = hash(from, |bytes| to.write(&*updater.seam, bytes))?;
+            to.finish(&*updater.seam)?;
+            Ok(hashed)
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::{ObjectStore, failed, shard_of, split};
 use crate::publish::{self, Durable};
 use crate::seam::{At, Remove};
+use crate::sparse::Sparse;
 use crate::store::home;
 
 /// How much is read at a time, in bytes.
@@ -62,8 +63,8 @@ impl ObjectWriter {
             )));
         }
         self.hasher.update(bytes);
-        if let Some(Temporary { file: Some(file), .. }) = &self.temporary {
-            let written = self.store.0.seam.write(file, bytes);
+        if let Some(Temporary { file: Some(file), .. }) = &mut self.temporary {
+            let written = file.write(&*self.store.0.seam, bytes);
             written.map_err(|error| no_space_or_failed(&self.store, self.size, begun(&self.id), error))?;
         }
         self.written = after;
@@ -101,11 +102,12 @@ impl ObjectWriter {
 
     fn stage(self) -> Result<Staged, StoreError> {
         let verified = Verified::check(self.id, self.size, self.hasher.finish(), self.written)?;
-        let temporary = self.temporary.map(|mut temporary| {
-            // One open file for each of thousands is one too many.
-            temporary.file = None;
-            temporary
-        });
+        let mut temporary = self.temporary;
+        // One open file for each of thousands is one too many.
+        if let Some(file) = temporary.as_mut().and_then(|temporary| temporary.file.take()) {
+            let finished = file.finish(&*self.store.0.seam);
+            finished.map_err(|error| no_space_or_failed(&self.store, self.size, begun(&self.id), error))?;
+        }
         Ok(Staged { verified, temporary })
     }
 }
@@ -216,7 +218,7 @@ struct Staged {
 struct Temporary {
     store: ObjectStore,
     name: Vec<u8>,
-    file: Option<File>,
+    file: Option<Sparse<File>>,
     renamed: bool,
 }
 
@@ -224,7 +226,10 @@ impl Temporary {
     fn new(store: &ObjectStore) -> io::Result<Self> {
         let name = store.temporary_name();
         let file = store.0.seam.create(At::new(store.0.temporary.as_fd(), &name), home::FILE_MODE)?;
-        Ok(Self { store: store.clone(), name, file: Some(file), renamed: false })
+        // From here on it is removed when something goes wrong.
+        let mut temporary = Self { store: store.clone(), name, file: None, renamed: false };
+        temporary.file = Some(Sparse::new(file)?);
+        Ok(temporary)
     }
 
     fn at(&self) -> At<'_> {
