@@ -1,16 +1,18 @@
 //! Linux: what `dominator-core` decides, done to a disk.
 //!
-//! [`root`] opens paths below one directory and nowhere else, [`seam`] is the only way anything is changed,
-//! [`scan`] makes trees of what is there, [`watch`] hears of changes when they are made, [`pace`] says how much of a machine
-//! that may take, [`update`] applies plans, [`store`] keeps objects and images, [`import`] and [`export`] make images of
-//! directories and archives and the other way round, [`service`] runs what triggers ask for, [`compliance`] is the
-//! embedder's front door. With the `tokio` feature, `agent` is the port `Agent` on all of it.
+//! [`root`] opens paths below one directory and nowhere else, [`mounts`] says what must stay where it is there, [`seam`] is
+//! the only way anything is changed, [`scan`] makes trees of what is there, [`watch`] hears of changes when they are made,
+//! [`pace`] says how much of a machine that may take, [`update`] applies plans, [`store`] keeps objects and images,
+//! [`import`] and [`export`] make images of directories and archives and the other way round, [`service`] runs what
+//! triggers ask for, [`compliance`] is the embedder's front door. With the `tokio` feature, `agent` is the port `Agent` on
+//! all of it.
 
 #[cfg(feature = "tokio")]
 pub mod agent;
 pub mod compliance;
 pub mod export;
 pub mod import;
+pub mod mounts;
 pub mod pace;
 pub mod publish;
 pub mod root;

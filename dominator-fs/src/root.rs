@@ -1,6 +1,8 @@
 //! The directory that stands for `/`, and the only ways to reach what is in it: by handle, component by component,
 //! never through a symbolic link and never above it.
 
+mod beneath;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -15,15 +17,26 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlag
 use rustix::io::Errno;
 use thiserror::Error;
 
+use beneath::Detached;
+
+pub use beneath::Beneath;
 pub use rustix::fs::Statx;
 
 /// An open directory that a whole image lives in: `/` of this machine, or of one that is not running. Clones share the
 /// handle.
 #[derive(Clone, Debug)]
 pub struct Root {
-    handle: Arc<OwnedFd>,
+    handles: Arc<Handles>,
     dev: u64,
     mount: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Handles {
+    /// Where every look-up begins.
+    top: OwnedFd,
+    /// The same directory where the machine has it, and what keeps the mount it is looked at through, if that is another.
+    detached: Option<(OwnedFd, OwnedFd)>,
 }
 
 impl Root {
@@ -40,9 +53,38 @@ impl Root {
     pub fn open(path: &Path) -> Result<Self, RootError> {
         let fault = |source: io::Error| RootError { path: path.to_owned(), source };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fault(error.into()))?;
-        let stat = inode_of(&handle).map_err(fault)?;
-        Ok(Self { dev: dev_of(&stat), mount: mount_of(&stat), handle: Arc::new(handle) })
+        let top = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fault(error.into()))?;
+        Self::of(Handles { top, detached: None }).map_err(fault)
+    }
+
+    /// Opens the directory at `path` as [`Root::open`] does, but so that nothing is mounted in it: what other mounts hide is
+    /// seen and can be changed, and their mount points are plain directories and files. Nobody else sees a difference. Needs
+    /// `CAP_SYS_ADMIN` and Linux 5.2; the second value says why it could not be, and what is mounted is seen then.
+    ///
+    /// Whether it can be written to is settled now: a file-system that is mounted for writing later needs another root.
+    ///
+    /// # Errors
+    /// As [`Root::open`].
+    pub fn open_beneath_mounts(path: &Path) -> Result<(Self, Beneath), RootError> {
+        let plain = Self::open(path)?;
+        let detached = beneath::detach(plain.as_fd()).and_then(|Detached { mount, top }| {
+            let host = plain.handles.top.try_clone()?;
+            Self::of(Handles { top, detached: Some((host, mount)) })
+        });
+        Ok(match detached {
+            Ok(root) => (root, Beneath::Yes),
+            Err(why) => (plain, Beneath::No { why }),
+        })
+    }
+
+    fn of(handles: Handles) -> io::Result<Self> {
+        let stat = inode_of(&handles.top)?;
+        Ok(Self { dev: dev_of(&stat), mount: mount_of(&stat), handles: Arc::new(handles) })
+    }
+
+    /// The directory where the machine has it, mounted as the machine has it mounted.
+    pub(crate) fn on_machine(&self) -> BorrowedFd<'_> {
+        self.handles.detached.as_ref().map_or(&self.handles.top, |(host, _)| host).as_fd()
     }
 
     /// The file-system the root is on, as `st_dev` tells it.
@@ -74,7 +116,7 @@ impl Root {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match rustix::fs::openat2(&*self.handle, relative, flags, Mode::empty(), Self::RESOLVE) {
+            match rustix::fs::openat2(&self.handles.top, relative, flags, Mode::empty(), Self::RESOLVE) {
                 Err(Errno::AGAIN | Errno::INTR) if attempts < Self::MAX_ATTEMPTS => {}
                 outcome => return Ok(outcome?),
             }
@@ -93,7 +135,7 @@ impl Root {
 
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.handle.as_fd()
+        self.handles.top.as_fd()
     }
 }
 
@@ -180,7 +222,8 @@ pub fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
 /// All that is ever asked for, with the mount it is on.
 const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
 
-fn mount_of(stat: &Statx) -> Option<u64> {
+/// Which mount it is on, where the kernel tells.
+pub(crate) fn mount_of(stat: &Statx) -> Option<u64> {
     (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
 }
 

@@ -21,7 +21,8 @@ use crate::update::names_in;
 /// Protected are directories at the top of the root where a file-system of the kernel's making is mounted: `/proc`,
 /// `/sys`, `/dev`, `/run` of a running machine. What an image has there lies hidden below the mount, out of reach, and
 /// what is there instead is no image's concern. Other mounts are as they are found: an image may well have a say in
-/// the directory they are mounted on.
+/// the directory they are mounted on. A root that is seen without what is mounted over it
+/// ([`Root::open_beneath_mounts`]) has no such directories: what an image has there is within reach.
 pub fn traits_of(root: &Root) -> MachineTraits {
     let held = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     let may_set = |class| match class {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dominator_core::path::ImagePath;
 use dominator_core::view::View;
-use dominator_fs::root::Root;
+use dominator_fs::root::{Beneath, Root};
 use dominator_fs::scan::{Cancel, Scanner};
 use dominator_fs::watch::{Changes, Watch, WatchError};
 use dominator_fs_testkit::{left_out, mount_tmpfs, needs_root, unmount, with_mounts};
@@ -161,6 +161,39 @@ fn what_happens_beside_the_root_or_out_of_view_is_not_told() {
         fs::rename(outside("root"), outside("moved")).unwrap();
         fs::write(outside("moved/in/file"), b"y").unwrap();
         assert_eq!(watched.changes(), directories(&["/in"]), "the root is a directory, not a name");
+        unmount(dir.path());
+    });
+}
+
+#[test]
+fn changes_below_mounts_are_heard_of_where_a_root_is_seen_without_them() {
+    with_mounts("changes_below_mounts_are_heard_of_where_a_root_is_seen_without_them", || {
+        let dir = tempfile::tempdir().unwrap();
+        mount_tmpfs(dir.path(), "size=9m");
+        let top = dir.path().join("root");
+        fs::create_dir_all(top.join("data/deep")).unwrap();
+        fs::create_dir_all(dir.path().join("data/deep")).unwrap();
+        let hidden = fs::File::open(top.join("data")).unwrap();
+        let hidden = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&hidden)));
+        mount_tmpfs(&top.join("data"), "size=1m");
+        let plain = Watched::new(&top);
+        let (root, beneath) = Root::open_beneath_mounts(&top).unwrap();
+        assert!(matches!(beneath, Beneath::Yes), "{beneath}");
+        let beneath =
+            Watched { watch: Watch::new(&root).unwrap(), top: top.clone(), view: View::everything() };
+        let (mut plain, mut beneath) = (plain, beneath);
+        let cases: [(PathBuf, &[&str], &[&str]); 4] = [
+            (dir.path().join("data/deep/file"), &[], &[]),
+            (top.join("data/file"), &[], &[]),
+            (top.join("file"), &["/"], &["/"]),
+            (hidden.join("deep/file"), &[], &["/data/deep"]),
+        ];
+        for (file, seen, seen_beneath) in cases {
+            fs::write(&file, b"x").unwrap();
+            assert_eq!(plain.changes(), directories(seen), "{}", file.display());
+            assert_eq!(beneath.changes(), directories(seen_beneath), "{}", file.display());
+        }
+        unmount(&top.join("data"));
         unmount(dir.path());
     });
 }

@@ -121,10 +121,11 @@ impl Plan {
         self.operations.iter().flat_map(Operation::paths)
     }
 
-    /// The plan without deletions of directories that are in `kept`, since they hold what is not in view; and those.
+    /// The plan without deletions of what is in `kept`, since it holds what is not in view, or something is mounted on it;
+    /// and those.
     #[must_use]
     pub fn without_kept(self, kept: &BTreeSet<ImagePath>) -> (Self, Vec<ImagePath>) {
-        let stays = |operation: &Operation| matches!(operation, Operation::Delete { path, directory: true } if kept.contains(path));
+        let stays = |operation: &Operation| matches!(operation, Operation::Delete { path, .. } if kept.contains(path));
         let (left, operations): (Vec<_>, Vec<_>) = self.operations.into_iter().partition(stays);
         (Self { operations }, left.iter().flat_map(Operation::paths).cloned().collect())
     }

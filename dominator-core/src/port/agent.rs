@@ -95,7 +95,7 @@ pub struct AgentStatus {
     pub unknown: u64,
     /// Some of them, with the reason, for people to read; at most [`AgentStatus::MAX_FACTS`].
     pub facts: Vec<PathFailure>,
-    /// Directories the last plan wanted deleted that still hold what is not in view.
+    /// What the last plan wanted deleted that still holds what is not in view, or is a mount point or leads to one.
     pub kept: BTreeSet<ImagePath>,
     /// What it is doing.
     pub activity: Activity,
@@ -203,7 +203,7 @@ pub struct UpdateRequest {
 pub struct UpdateReport {
     /// How many operations were carried out.
     pub applied: u64,
-    /// Directories that were to be deleted but hold what is not in view.
+    /// What was to be deleted but holds what is not in view, or has something mounted on it or in it.
     pub kept: Vec<ImagePath>,
     /// What could not be done, path by path.
     pub failures: Vec<PathFailure>,

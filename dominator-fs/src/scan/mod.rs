@@ -44,6 +44,7 @@ use thiserror::Error;
 use self::look::Looker;
 use self::pending::Basis;
 use self::walk::{Seen, Walk};
+use crate::mounts;
 use crate::pace::Pacer;
 use crate::root::Root;
 
@@ -166,7 +167,7 @@ impl Scanner {
         let directories = agree::directories(top);
         Ok(Scan {
             facts: agree::facts(top),
-            held: agree::held(top),
+            held: agree::held(top).into_iter().chain(mounts::held(&self.root)).collect(),
             counts: top.summary.counts,
             snapshot: Snapshot::new(self.view.id(), top.inode.clone(), links, directories),
             bytes_hashed,
@@ -237,7 +238,7 @@ pub struct Scan {
     /// tree or, where its name is none a tree could hold, missing from it.
     pub facts: Vec<Fact>,
     /// Directories in view that hold, at any depth, something that is not in the tree or unknown: they can't be deleted
-    /// by deleting all that is in the tree.
+    /// by deleting all that is in the tree. Also what something is mounted on, and the directories that lead there.
     pub held: BTreeSet<ImagePath>,
     /// How much was read, in bytes. A file of several names is read once.
     pub bytes_hashed: u64,

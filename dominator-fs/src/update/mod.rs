@@ -44,6 +44,7 @@ pub use swap::{Committed, Swapped};
 pub use work::WorkError;
 pub(crate) use work::names_in;
 
+use crate::mounts::MountsError;
 use crate::root::Root;
 use crate::seam::{At, Remove, Seam};
 use work::WorkDirectory;
@@ -155,6 +156,9 @@ pub enum UpdateError {
         #[source]
         source: io::Error,
     },
+    /// Which paths must keep their places can't be found out.
+    #[error("what is mounted below the root can't be found out, and nothing of it may be carried away")]
+    Mounts(#[from] MountsError),
     /// Everything is in place, but might not survive a power cut.
     #[error(
         "the update was made but could not be made durable; look at the kernel's log, the next update tries again"
@@ -190,6 +194,18 @@ enum Trouble {
 impl Trouble {
     fn because(reason: impl Into<String>) -> Self {
         Self::Path(reason.into())
+    }
+
+    fn mounted(point: &ImagePath) -> Self {
+        Self::Path(format!(
+            "something is mounted at {point}, which must stay where it is; unmount it, or leave it out of the image"
+        ))
+    }
+}
+
+impl From<MountsError> for Trouble {
+    fn from(error: MountsError) -> Self {
+        Self::Halt(io::Error::other(error))
     }
 }
 

@@ -14,6 +14,7 @@ use super::metadata::{Attributes, Rules, dress};
 use super::objects::{hash, open_file};
 use super::work::is_directory;
 use super::{Trouble, UpdateError, Updater};
+use crate::mounts::Mounts;
 use crate::publish::{self, MANY};
 use crate::root::{Statx, inode_of};
 use crate::seam::{At, Node};
@@ -30,6 +31,8 @@ pub struct Staged<'u> {
     /// Every path the plan deletes and may delete.
     pub(super) deleted: BTreeSet<ImagePath>,
     pub(super) failures: Vec<PathFailure>,
+    /// What must stay where it is.
+    pub(super) mounts: Mounts,
     /// Objects that were moved out of the cache, and where to.
     pub(super) taken: Vec<(ObjectId, Vec<u8>)>,
 }
@@ -67,6 +70,7 @@ pub(super) fn prepare<'u>(
     view: &View,
 ) -> Result<Staged<'u>, UpdateError> {
     updater.work.remove_debris(&*updater.seam).map_err(UpdateError::Work)?;
+    let mounts = Mounts::of(&updater.root)?;
     let mut failures = Vec::new();
     let operations: Vec<_> = plan
         .operations
@@ -82,8 +86,15 @@ pub(super) fn prepare<'u>(
     let deleted = operations.iter().filter_map(|operation| deleted_path(operation)).cloned().collect();
     let uses = objects_used(&operations);
     check_objects(updater, &uses)?;
-    let staged =
-        Staged { updater, rules: Rules::of(view), steps: Vec::new(), deleted, failures, taken: Vec::new() };
+    let staged = Staged {
+        updater,
+        rules: Rules::of(view),
+        steps: Vec::new(),
+        deleted,
+        failures,
+        mounts,
+        taken: Vec::new(),
+    };
     let mut staging = Staging { staged, uses, settled: Vec::new() };
     match staging.all(&operations) {
         Ok(()) => Ok(staging.staged),

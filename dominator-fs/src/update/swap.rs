@@ -16,6 +16,7 @@ use super::stage::{Staged, Step, give_back, give_up, handle, has_names, is_privi
 use super::undo::{Undo, undo};
 use super::work::{is_directory, open_directory};
 use super::{Trouble, UpdateError, Updater};
+use crate::mounts::Mounts;
 use crate::publish::{self, Durable, MANY};
 use crate::root::{Statx, inode_at, inode_of};
 use crate::seam::{At, Remove};
@@ -49,7 +50,7 @@ impl<'u> Staged<'u> {
     /// # Errors
     /// [`UpdateError::Halted`] when going on would have been wrong: everything was undone.
     pub fn swap(self) -> Result<Swapped<'u>, UpdateError> {
-        let Staged { updater, rules, steps, deleted, failures, taken } = self;
+        let Staged { updater, rules, steps, deleted, failures, mounts, taken } = self;
         // DURABILITY: until this update is settled, the one that follows has it to settle as well: it plans only what it
         // sees missing, and claims the whole.
         let wait_for_all = std::mem::replace(&mut updater.unsettled, true);
@@ -58,6 +59,7 @@ impl<'u> Staged<'u> {
             updater: &*updater,
             rules,
             deleted,
+            mounts,
             failed,
             late: BTreeMap::new(),
             done: Vec::new(),
@@ -67,7 +69,7 @@ impl<'u> Staged<'u> {
             report: UpdateReport { failures, ..UpdateReport::default() },
         };
         if let Err((path, source)) = swap.all(steps) {
-            let not_undone = undo(swap.updater, rules, swap.done);
+            let not_undone = undo(swap.updater, rules, &mut swap.mounts, swap.done);
             if not_undone.is_empty() {
                 give_up(updater, taken);
             }
@@ -140,6 +142,7 @@ struct Swap<'u> {
     updater: &'u Updater,
     rules: Rules,
     deleted: BTreeSet<ImagePath>,
+    mounts: Mounts,
     failed: BTreeSet<ImagePath>,
     /// What directories get at the end, since without privileges they must be writable until then.
     late: BTreeMap<ImagePath, Attributes>,
@@ -153,7 +156,7 @@ struct Swap<'u> {
 /// What came of a step that did not fail.
 enum Outcome {
     Done,
-    /// The directory holds what is not in view.
+    /// It holds what is not in view, or something is mounted there.
     Kept,
 }
 
@@ -243,7 +246,14 @@ impl Swap<'_> {
         if self.updater.root.is_elsewhere(stat) {
             return Err(Trouble::because("something is mounted there"));
         }
-        if !is_directory(stat.stx_mode) {
+        let is_directory = is_directory(stat.stx_mode);
+        if is_directory {
+            self.mounts.read()?;
+        }
+        if let Some(point) = self.mounted_within(path)? {
+            return Err(Trouble::mounted(&point));
+        }
+        if !is_directory {
             return Ok(());
         }
         let there = open_directory(at)?;
@@ -261,20 +271,26 @@ impl Swap<'_> {
     /// Looks again at what was displaced, now that nobody can reach it any more. It is put back when it must not go, or
     /// can't be looked at; when even that fails, everything is undone, as what is displaced is removed in the end.
     fn check_displaced(&mut self, path: &ImagePath, at: At<'_>, staged: At<'_>) -> Result<(), Trouble> {
-        let Updater { root, seam, .. } = self.updater;
-        let held = || {
+        let Updater { root, seam, work, .. } = self.updater;
+        let mut held = || {
             if !is_directory(inode_at(staged.dir, staged.name)?.stx_mode) {
                 return Ok(None);
             }
-            held_by(root, open_directory(staged)?.as_fd(), path, &self.deleted)
+            // What was mounted in it after the last look has come along.
+            self.mounts.read()?;
+            if self.mounts.within(&work.staged(staged.name)).is_some() {
+                return Err(Trouble::because("something was mounted in it at the same time"));
+            }
+            Ok(held_by(root, open_directory(staged)?.as_fd(), path, &self.deleted)?)
         };
         let trouble = match held() {
             Ok(None) => return Ok(()),
             Ok(Some(held)) => Trouble::Path(format!("a directory stands there and must not go: {held}")),
-            Err(error) => error.into(),
+            Err(trouble) => trouble,
         };
         publish::exchange(&**seam, staged, at).map_err(Trouble::Halt)?;
         self.done.pop();
+        self.mounts.read()?;
         Err(trouble)
     }
 
@@ -397,6 +413,9 @@ impl Swap<'_> {
         if is_directory(stat.stx_mode) != directory {
             return Err(Trouble::because("it changed since it was scanned"));
         }
+        if self.mounted_within(path)?.is_some() {
+            return Ok(Outcome::Kept);
+        }
         let at = At::new(dir.as_fd(), name.as_bytes());
         if directory { self.delete_directory(path, at) } else { self.delete_file(path, at) }
     }
@@ -459,6 +478,12 @@ impl Swap<'_> {
             redress(&*self.updater.seam, dir.as_fd(), &before, &before.accessible(), self.rules)?;
         }
         Ok(())
+    }
+
+    /// The mount point that keeps a path where it is, as things are now.
+    fn mounted_within(&mut self, path: &ImagePath) -> Result<Option<ImagePath>, Trouble> {
+        self.mounts.refresh()?;
+        Ok(self.mounts.within(path).cloned())
     }
 
     fn touch_parent(&mut self, path: &ImagePath) {

@@ -8,6 +8,7 @@ use dominator_core::port::PathFailure;
 use super::Updater;
 use super::metadata::{Attributes, Rules, dress, redress};
 use super::stage::handle;
+use crate::mounts::{Mounts, MountsError};
 use crate::publish;
 use crate::root::inode_of;
 use crate::seam::At;
@@ -30,16 +31,33 @@ pub(super) enum Undo {
 }
 
 /// Takes changes back, the last one first, and says what could not be.
-pub(super) fn undo(updater: &Updater, rules: Rules, done: Vec<Undo>) -> Vec<PathFailure> {
+pub(super) fn undo(
+    updater: &Updater,
+    rules: Rules,
+    mounts: &mut Mounts,
+    done: Vec<Undo>,
+) -> Vec<PathFailure> {
     let one = |undo: Undo| {
         let path = undo.path().clone();
-        let outcome = take_back(updater, rules, undo);
-        outcome.err().map(|error| PathFailure { path, reason: error.to_string() })
+        let outcome = match undo.moves().then(|| mounted_within(mounts, &path)).transpose() {
+            Ok(Some(Some(reason))) => Err(reason),
+            Ok(_) => take_back(updater, rules, undo).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        outcome.err().map(|reason| PathFailure { path, reason })
     };
     done.into_iter().rev().filter_map(one).collect()
 }
 
 impl Undo {
+    /// Whether what is at the path by now is moved away.
+    fn moves(&self) -> bool {
+        match self {
+            Self::Placed { .. } | Self::Exchanged { .. } => true,
+            Self::Deleted { .. } | Self::Removed { .. } | Self::Directory { .. } | Self::File { .. } => false,
+        }
+    }
+
     fn path(&self) -> &ImagePath {
         match self {
             Self::Placed { path, .. }
@@ -50,6 +68,12 @@ impl Undo {
             | Self::File { path, .. } => path,
         }
     }
+}
+
+/// Why what is at `path` must stay there, if it must.
+fn mounted_within(mounts: &mut Mounts, path: &ImagePath) -> Result<Option<String>, MountsError> {
+    mounts.refresh()?;
+    Ok(mounts.within(path).map(|point| format!("something was mounted at {point} meanwhile")))
 }
 
 fn take_back(updater: &Updater, rules: Rules, undo: Undo) -> io::Result<()> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dominator_core::inode::Mode;
+use dominator_core::path::ImagePath;
 use dominator_core::view::View;
 use rustix::fs::{Dir, FileType, FlockOperation, OFlags};
 use rustix::io::Errno;
@@ -98,6 +99,12 @@ impl WorkDirectory {
     /// A name in `staging` and `aside` that is not in use.
     pub(crate) fn slot(&self) -> Vec<u8> {
         self.next_slot.fetch_add(1, Ordering::Relaxed).to_string().into_bytes()
+    }
+
+    /// The path, in the root, of what lies in a slot of `staging`.
+    pub(crate) fn staged(&self, slot: &[u8]) -> ImagePath {
+        let path = [View::WORK_DIRECTORY, b"/staging/", slot].concat();
+        ImagePath::parse(&path).expect("invariant: a slot is a decimal number, a plain name")
     }
 
     /// Removes all that lies in `staging` and `aside`.

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use dominator_core::plan::{Comparison, Operation, Plan};
 use dominator_core::port::UpdateReport;
 use dominator_core::tree::{Builder, Snapshot};
 use dominator_core::view::View;
-use dominator_fs::root::Root;
+use dominator_fs::root::{Beneath, Root};
 use dominator_fs::scan::{Cancel, Scanner};
-use dominator_fs::seam::Kernel;
+use dominator_fs::seam::{Kernel, Seam};
 use dominator_fs::traits::traits_of;
 use dominator_fs::update::{UpdateError, Updater};
 use tempfile::TempDir;
@@ -29,12 +30,41 @@ impl Machine {
         Self::within(tempfile::tempdir().unwrap())
     }
 
+    /// Seen without what is mounted in it.
+    pub(crate) fn beneath_mounts() -> Self {
+        Self::beneath_mounts_in(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn beneath_mounts_in(dir: TempDir) -> Self {
+        let (root, beneath) = Root::open_beneath_mounts(dir.path()).unwrap();
+        assert!(matches!(beneath, Beneath::Yes), "{beneath}");
+        Self::with(dir, root)
+    }
+
     pub(crate) fn within(dir: TempDir) -> Self {
         let root = Root::open(dir.path()).unwrap();
+        Self::with(dir, root)
+    }
+
+    fn with(dir: TempDir, root: Root) -> Self {
         let traits = traits_of(&root);
         let view = View { xattrs: traits.xattrs, ownership: traits.ownership, ..View::everything() };
         let updater = Updater::new(root.clone(), Arc::new(Kernel)).unwrap();
         Self { dir, root, updater, view }
+    }
+
+    /// As if the agent had been started anew.
+    pub(crate) fn restart_with(&mut self, seam: Arc<dyn Seam>) {
+        let elsewhere = tempfile::tempdir().unwrap();
+        let none = Updater::new(Root::open(elsewhere.path()).unwrap(), Arc::new(Kernel)).unwrap();
+        drop(std::mem::replace(&mut self.updater, none));
+        self.updater = Updater::new(self.root.clone(), seam).unwrap();
+    }
+
+    /// What can't be deleted by deleting all that is in the tree.
+    pub(crate) fn held(&self) -> BTreeSet<ImagePath> {
+        let scanner = Scanner::new(self.root.clone(), Arc::new(self.view.clone()));
+        scanner.scan(&Cancel::default()).unwrap().held
     }
 
     /// Where `path` of the image is for the test.
