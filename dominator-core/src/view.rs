@@ -181,7 +181,7 @@ impl View {
 
     /// Whether `path` is looked at, with every directory on the way to it.
     pub fn reaches(&self, path: &ImagePath) -> bool {
-        self.shows(path) && path.parent().is_none_or(|parent| self.reaches(&parent))
+        std::iter::successors(Some(path.clone()), ImagePath::parent).all(|path| self.shows(&path))
     }
 
     /// An inode as it looks under this view. The id of a directory is kept as it is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dominator_core::herd::Required;
 use dominator_core::image::ImageName;
 use dominator_core::object::ObjectId;
-use dominator_core::plan::{Compared, Comparison};
+use dominator_core::plan::{Compared, Comparison, DiffError};
 use dominator_core::port::{Agent, ImageStore, PollReply, PollRequest, Scanned};
 use dominator_core::tree::{Directory, DirectoryMap, LinkSets, Tree};
 use dominator_daemon::remark::{Remark, Step};
@@ -109,10 +109,10 @@ async fn compare(agent: &dyn Agent, required: &Required, actual: &Tree) -> Resul
     loop {
         let comparison =
             Comparison { required: &required.tree, actual, links: links.as_ref(), directories: &directories };
-        let missing = comparison.missing().during(during)?;
-        if missing.is_empty() {
-            return comparison.plan().during(during);
-        }
+        let missing = match comparison.plan() {
+            Err(DiffError::Missing(missing)) => missing,
+            compared => return compared.during(during),
+        };
         for (id, bytes) in fetch(agent, &missing).await? {
             if id == actual.links.0 {
                 links = Some(LinkSets::decode(&bytes).during(during)?);

@@ -1,10 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::Plan;
 use super::links::{self, Sides};
-use super::{Operation, Plan};
+use super::walk::{Walked, walk};
 use crate::inode::Inode;
 use crate::object::ObjectId;
 use crate::path::ImagePath;
@@ -47,21 +48,25 @@ impl<D: Directories> Comparison<'_, D> {
     /// # Errors
     /// [`DiffError`] when the trees can't be compared.
     pub fn missing(&self) -> Result<BTreeSet<ObjectId>, DiffError> {
-        let mut walk = self.walk()?;
-        if self.sets().is_none() {
-            walk.missing.insert(self.actual.links.0);
-        }
-        Ok(walk.missing)
+        let mut missing = self.walk()?.missing;
+        missing.extend(self.missing_links());
+        Ok(missing)
     }
 
-    /// The plan that makes the machine what it must be.
+    /// The plan that makes the machine what it must be. Takes time for what differs, not for what is there.
     ///
     /// # Errors
-    /// [`DiffError`] when the trees can't be compared, or [`Comparison::missing`] is not empty.
+    /// [`DiffError::Missing`] with what [`Comparison::missing`] says, unless that is nothing; others when the trees
+    /// can't be compared.
     pub fn plan(&self) -> Result<Compared, DiffError> {
-        let walk = self.walk()?;
-        let (true, Some(links)) = (walk.missing.is_empty(), self.sets()) else {
-            return Err(DiffError::Missing(self.missing()?));
+        if self.required.tree == *self.actual {
+            return Ok(Compared::default());
+        }
+        let Walked { directories: mut operations, touched, deletions, unknown, mut missing, added, deleted } =
+            self.walk()?;
+        missing.extend(self.missing_links());
+        let (true, Some(links)) = (missing.is_empty(), self.sets()) else {
+            return Err(DiffError::Missing(missing));
         };
         let sides = Sides {
             required: &|path| self.required.inode(path),
@@ -69,40 +74,29 @@ impl<D: Directories> Comparison<'_, D> {
             required_links: &self.required.links,
             actual_links: links,
         };
-        let mut files = links::reconcile(&sides, &walk.touched, &walk.unknown)?;
-        let mut operations = walk.directories;
-        operations.append(&mut files);
-        operations.extend(walk.deletions);
-        let deleted = walk.deleted;
-        Ok(Compared { plan: Plan { operations }, unknown: walk.unknown, added: walk.added, deleted })
+        operations.append(&mut links::reconcile(&sides, touched, &unknown)?);
+        operations.extend(deletions);
+        Ok(Compared { plan: Plan { operations }, unknown, added, deleted })
     }
 
     fn sets(&self) -> Option<&LinkSets> {
         if self.actual.links == self.required.tree.links { Some(&self.required.links) } else { self.links }
     }
 
-    fn walk(&self) -> Result<Walk<'_, D>, DiffError> {
+    fn missing_links(&self) -> Option<ObjectId> {
+        self.sets().is_none().then_some(self.actual.links.0)
+    }
+
+    fn walk(&self) -> Result<Walked, DiffError> {
         if self.required.tree.view != self.actual.view
             || self.required.tree.algorithm != self.actual.algorithm
         {
             return Err(DiffError::OtherView);
         }
-        let mut walk = Walk {
-            comparison: self,
-            visited: 0,
-            added: 0,
-            deleted: 0,
-            directories: Vec::new(),
-            touched: BTreeSet::new(),
-            deletions: Vec::new(),
-            unknown: BTreeSet::new(),
-            missing: BTreeSet::new(),
-        };
-        walk.both(&ImagePath::root(), &self.required.tree.root, &self.actual.root)?;
-        Ok(walk)
+        walk(self)
     }
 
-    fn directory(&self, id: &DirectoryId) -> Option<Arc<Directory>> {
+    pub(super) fn directory(&self, id: &DirectoryId) -> Option<Arc<Directory>> {
         self.required.directories.directory(id).or_else(|| self.directories.directory(id))
     }
 
@@ -114,159 +108,6 @@ impl<D: Directories> Comparison<'_, D> {
             id = self.directory(&id)?.entry(part)?.directory()?;
         }
         Some(self.directory(&id)?.entry(name.as_bytes())?.inode())
-    }
-}
-
-/// One walk down both trees, into directories that differ.
-struct Walk<'a, D> {
-    comparison: &'a Comparison<'a, D>,
-    visited: u64,
-    added: u64,
-    deleted: u64,
-    /// Directories to make or to set metadata of, parents first.
-    directories: Vec<Operation>,
-    /// Names whose inode, not a directory, is not as it must be.
-    touched: BTreeSet<ImagePath>,
-    /// From the leaves up.
-    deletions: Vec<Operation>,
-    unknown: BTreeSet<ImagePath>,
-    missing: BTreeSet<ObjectId>,
-}
-
-/// Whether everything below a path may go.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Clear {
-    Yes,
-    /// Something below is unknown.
-    No,
-}
-
-impl<D: Directories> Walk<'_, D> {
-    fn visit(&mut self) -> Result<(), DiffError> {
-        self.visited += 1;
-        if self.visited > Comparison::<D>::MAX_VISITED { Err(DiffError::TooLarge) } else { Ok(()) }
-    }
-
-    fn both(&mut self, path: &ImagePath, required: &Inode, actual: &Inode) -> Result<(), DiffError> {
-        self.visit()?;
-        if actual.is_unknown() {
-            self.unknown.insert(path.clone());
-            return Ok(());
-        }
-        match (required.directory(), actual.directory()) {
-            (Some(must), Some(is)) => {
-                if !required.same_attributes(actual) {
-                    self.directories
-                        .push(Operation::SetMetadata { paths: vec![path.clone()], inode: required.clone() });
-                }
-                if must == is { Ok(()) } else { self.entries(path, must, Some(is)) }
-            }
-            (Some(must), None) => {
-                self.directories
-                    .push(Operation::MakeDirectory { path: path.clone(), inode: required.clone() });
-                self.entries(path, must, None)
-            }
-            (None, Some(is)) => {
-                // What stands in the place of a file is deleted below, and replaced as a whole; not if that would
-                // take something unknown with it.
-                if self.delete_entries(path, is)? == Clear::Yes {
-                    self.touched.insert(path.clone());
-                } else {
-                    self.unknown.insert(path.clone());
-                }
-                Ok(())
-            }
-            (None, None) => {
-                if required != actual {
-                    self.touched.insert(path.clone());
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Walks the entries of a required directory beside those of the actual one, if there is one.
-    fn entries(
-        &mut self,
-        path: &ImagePath,
-        must: DirectoryId,
-        is: Option<DirectoryId>,
-    ) -> Result<(), DiffError> {
-        let required = self.comparison.required.directories.directory(&must).ok_or(DiffError::Incomplete)?;
-        let actual = match is {
-            None => Arc::default(),
-            Some(id) => match self.load(id) {
-                Some(directory) => directory,
-                None => return Ok(()),
-            },
-        };
-        let names: BTreeSet<_> = required.iter().chain(actual.iter()).map(|entry| entry.to_name()).collect();
-        for name in names {
-            let below = path.join(&name).map_err(|_| DiffError::Malformed { path: path.clone() })?;
-            match (required.entry(name.as_bytes()), actual.entry(name.as_bytes())) {
-                (Some(must), Some(is)) => self.both(&below, &must.inode(), &is.inode())?,
-                (Some(must), None) => self.add(&below, &must.inode())?,
-                (None, Some(is)) => {
-                    self.delete(&below, &is.inode())?;
-                }
-                (None, None) => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, path: &ImagePath, required: &Inode) -> Result<(), DiffError> {
-        self.visit()?;
-        self.added += 1;
-        match required.directory() {
-            Some(must) => {
-                self.directories
-                    .push(Operation::MakeDirectory { path: path.clone(), inode: required.clone() });
-                self.entries(path, must, None)
-            }
-            None => {
-                self.touched.insert(path.clone());
-                Ok(())
-            }
-        }
-    }
-
-    fn delete(&mut self, path: &ImagePath, actual: &Inode) -> Result<Clear, DiffError> {
-        self.visit()?;
-        if actual.is_unknown() {
-            self.unknown.insert(path.clone());
-            return Ok(Clear::No);
-        }
-        let clear = match actual.directory() {
-            Some(id) => self.delete_entries(path, id)?,
-            None => Clear::Yes,
-        };
-        if clear == Clear::Yes {
-            self.deleted += 1;
-            self.deletions.push(Operation::Delete { path: path.clone(), directory: actual.is_directory() });
-        }
-        Ok(clear)
-    }
-
-    fn delete_entries(&mut self, path: &ImagePath, id: DirectoryId) -> Result<Clear, DiffError> {
-        let Some(directory) = self.load(id) else { return Ok(Clear::No) };
-        let mut clear = Clear::Yes;
-        for entry in directory.iter() {
-            let below = entry.path_in(path).map_err(|_| DiffError::Malformed { path: path.clone() })?;
-            if self.delete(&below, &entry.inode())? == Clear::No {
-                clear = Clear::No;
-            }
-        }
-        Ok(clear)
-    }
-
-    /// A directory of the machine; one that is not here is noted.
-    fn load(&mut self, id: DirectoryId) -> Option<Arc<Directory>> {
-        let directory = self.comparison.directory(&id);
-        if directory.is_none() {
-            self.missing.insert(id.0);
-        }
-        directory
     }
 }
 
@@ -293,6 +134,3 @@ pub enum DiffError {
     #[error("the machine's tree differs in more paths than any machine could have")]
     TooLarge,
 }
-
-/// The sets a name belongs to, by name.
-pub(super) type SetOf<'a> = BTreeMap<&'a ImagePath, &'a [ImagePath]>;

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Operation;
-use super::diff::{DiffError, SetOf};
+use super::diff::DiffError;
+use super::walk::{There, Touched};
 use crate::inode::Inode;
 use crate::path::ImagePath;
 use crate::tree::LinkSets;
@@ -20,17 +21,21 @@ pub(super) struct Sides<'a> {
     pub(super) actual_links: &'a LinkSets,
 }
 
-/// What is to be done to names of files: first what makes inodes as they must be, then links to them.
+/// What is to be done to names of files: first what makes inodes as they must be, then links to them. `touched` is in
+/// order.
 pub(super) fn reconcile(
     sides: &Sides<'_>,
-    touched: &BTreeSet<ImagePath>,
+    touched: Vec<Touched>,
     unknown: &BTreeSet<ImagePath>,
 ) -> Result<Vec<Operation>, DiffError> {
-    let required_of = by_name(sides.required_links);
-    let actual_of = by_name(sides.actual_links);
-    check(sides, &actual_of)?;
-    let sets = affected(sides, &required_of, touched);
-    let mut donors = Donors { sides, actual_of, claimed: BTreeSet::new() };
+    let [only_required, only_actual] = sides.required_links.differences(sides.actual_links);
+    let linked = linked(sides, &touched);
+    let (linked, alone): (Vec<_>, Vec<_>) =
+        touched.into_iter().zip(linked).partition(|(_, linked)| *linked == Linked::Yes);
+    let linked: Vec<ImagePath> = linked.into_iter().map(|(touched, _)| touched.path).collect();
+    check(sides, &linked, unknown, &only_actual)?;
+    let sets = affected(sides, &linked, only_required, &only_actual);
+    let mut donors = Donors { sides, claimed: BTreeSet::new() };
     let (mut inodes, mut links) = (Vec::new(), Vec::new());
     for set in sets {
         let names: BTreeSet<&ImagePath> = set.iter().filter(|name| !is_below(name, unknown)).collect();
@@ -51,26 +56,51 @@ pub(super) fn reconcile(
         let others = names.into_iter().filter(|name| served.binary_search(name).is_err());
         links.extend(others.map(|name| Operation::Link { path: name.clone(), target: target.clone() }));
     }
+    inodes.extend(alone.into_iter().map(|(touched, _)| single(touched)));
+    // Two runs, each in order: one pass.
+    inodes.sort_by(|a, b| a.paths().first().cmp(&b.paths().first()));
     inodes.append(&mut links);
     Ok(inodes)
 }
 
-fn by_name(links: &LinkSets) -> SetOf<'_> {
-    links.iter().flat_map(|set| set.iter().map(move |name| (name, set))).collect()
+/// Whether a name shares its inode with another, on either side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Linked {
+    Yes,
+    No,
 }
 
-/// The machine's sets must be of equal inodes that are no directories.
-fn check(sides: &Sides<'_>, actual_of: &SetOf<'_>) -> Result<(), DiffError> {
-    let mut previous: Option<(&[ImagePath], Inode)> = None;
-    for set in sides.actual_links.iter() {
+fn linked(sides: &Sides<'_>, touched: &[Touched]) -> Vec<Linked> {
+    let is_linked = |touched: &Touched| {
+        [sides.required_links, sides.actual_links].iter().any(|links| links.set_of(&touched.path).is_some())
+    };
+    touched.iter().map(|touched| if is_linked(touched) { Linked::Yes } else { Linked::No }).collect()
+}
+
+/// What is to be done to the one name of an inode.
+fn single(Touched { path, inode, there }: Touched) -> Operation {
+    match there {
+        There::Similar => Operation::SetMetadata { paths: vec![path], inode },
+        There::Other => Operation::Put { path, inode },
+    }
+}
+
+/// The machine's sets must be of equal inodes that are no directories. The required ones are; a set that is the same
+/// on the machine is, too, unless one of its names is not as it must be.
+fn check(
+    sides: &Sides<'_>,
+    linked: &[ImagePath],
+    unknown: &BTreeSet<ImagePath>,
+    only_actual: &[&[ImagePath]],
+) -> Result<(), DiffError> {
+    let doubtful = linked.iter().chain(unknown).flat_map(|path| sides.actual_links.within(path));
+    for set in doubtful.chain(only_actual.iter().copied()).collect::<BTreeSet<_>>() {
+        let mut first = None;
         for name in set {
-            debug_assert!(actual_of.contains_key(name));
             let malformed = || DiffError::Malformed { path: name.clone() };
             let inode = (sides.actual)(name).filter(|inode| !inode.is_directory()).ok_or_else(malformed)?;
-            match &previous {
-                Some((same, first)) if *same == set && *first != inode => return Err(malformed()),
-                Some((same, _)) if *same == set => {}
-                _ => previous = Some((set, inode)),
+            if *first.get_or_insert_with(|| inode.clone()) != inode {
+                return Err(malformed());
             }
         }
     }
@@ -81,17 +111,15 @@ fn check(sides: &Sides<'_>, actual_of: &SetOf<'_>) -> Result<(), DiffError> {
 /// first names.
 fn affected<'a>(
     sides: &Sides<'a>,
-    required_of: &SetOf<'a>,
-    touched: &BTreeSet<ImagePath>,
-) -> BTreeSet<Vec<ImagePath>> {
+    linked: &'a [ImagePath],
+    only_required: Vec<&'a [ImagePath]>,
+    only_actual: &[&'a [ImagePath]],
+) -> BTreeSet<&'a [ImagePath]> {
     let set_of =
-        |name: &ImagePath| required_of.get(name).map_or_else(|| vec![name.clone()], |set| set.to_vec());
-    let exact: BTreeSet<&[ImagePath]> = sides.required_links.iter().collect();
-    let actual: BTreeSet<&[ImagePath]> = sides.actual_links.iter().collect();
-    let is_file = |name: &ImagePath| (sides.required)(name).is_some_and(|inode| !inode.is_directory());
-    let shared_otherwise = actual.difference(&exact).flat_map(|set| set.iter()).filter(|name| is_file(name));
-    let not_shared = exact.difference(&actual).map(|set| set.to_vec());
-    touched.iter().chain(shared_otherwise).map(set_of).chain(not_shared).collect()
+        |name: &'a ImagePath| sides.required_links.set_of(name).unwrap_or(std::slice::from_ref(name));
+    let is_file = |name: &&ImagePath| (sides.required)(name).is_some_and(|inode| !inode.is_directory());
+    let shared_otherwise = only_actual.iter().flat_map(|set| set.iter()).filter(is_file);
+    linked.iter().chain(shared_otherwise).map(set_of).chain(only_required).collect()
 }
 
 fn is_below(name: &ImagePath, unknown: &BTreeSet<ImagePath>) -> bool {
@@ -118,7 +146,6 @@ enum Donor {
 
 struct Donors<'a> {
     sides: &'a Sides<'a>,
-    actual_of: SetOf<'a>,
     /// First names of the actual sets that serve a required one.
     claimed: BTreeSet<ImagePath>,
 }
@@ -126,7 +153,7 @@ struct Donors<'a> {
 impl Donors<'_> {
     /// All names in view of the inode the machine has at `name`.
     fn set_of<'b>(&'b self, name: &'b ImagePath) -> &'b [ImagePath] {
-        self.actual_of.get(name).copied().unwrap_or(std::slice::from_ref(name))
+        self.sides.actual_links.set_of(name).unwrap_or(std::slice::from_ref(name))
     }
 
     fn choose(&mut self, names: &BTreeSet<&ImagePath>, inode: &Inode) -> Donor {

@@ -2,6 +2,7 @@
 
 mod diff;
 mod links;
+mod walk;
 
 pub use diff::{Compared, Comparison, DiffError};
 

@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::fmt;
 
 use bytes::Bytes;
@@ -6,7 +7,7 @@ use thiserror::Error;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::inode::Inode;
 use crate::object::ObjectId;
-use crate::path::{BadPath, ImagePath, Name};
+use crate::path::{BadPath, ImagePath, Name, common_prefix};
 
 /// The name of a directory's entries: the digest of their encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,11 +110,76 @@ impl Directory {
         self.encoded.get(start..end).map(Entry::new)
     }
 
+    /// Where `self` and `other` are not the same, in order of the names. What is equal is passed over as fast as
+    /// memory can be compared.
+    pub fn differences<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Difference<'a>> {
+        let mut cursor = Cursor::default();
+        std::iter::from_fn(move || cursor.next(self, other))
+    }
+
     /// The entry of that name.
     pub fn entry(&self, name: &[u8]) -> Option<Entry<'_>> {
         let name_at = |start: &u32| self.encoded.get(*start as usize..).map_or(&[][..], |raw| split(raw).0);
         self.nth(self.offsets.binary_search_by(|start| name_at(start).cmp(name)).ok()?)
     }
+}
+
+/// A name at which two directories are not the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Difference<'a> {
+    /// Only the one that was asked has it.
+    Here(Entry<'a>),
+    /// Only the other has it.
+    There(Entry<'a>),
+    /// Both have it, with different inodes.
+    Both {
+        /// In the one that was asked.
+        here: Entry<'a>,
+        /// In the other.
+        there: Entry<'a>,
+    },
+}
+
+/// How far a comparison of two directories has come, for those who go down between two steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cursor {
+    here: usize,
+    there: usize,
+}
+
+impl Cursor {
+    /// The next difference, in order of the names. Both directories are those of every call before.
+    pub(crate) fn next<'a>(&mut self, here: &'a Directory, there: &'a Directory) -> Option<Difference<'a>> {
+        let equal = equal_entries(here, self.here, there, self.there);
+        (self.here, self.there) = (self.here + equal, self.there + equal);
+        let (ours, theirs) = (here.nth(self.here), there.nth(self.there));
+        let order = match (&ours, &theirs) {
+            (Some(ours), Some(theirs)) => ours.name().cmp(theirs.name()),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        self.here += usize::from(order.is_le());
+        self.there += usize::from(order.is_ge());
+        match order {
+            Ordering::Less => ours.map(Difference::Here),
+            Ordering::Greater => theirs.map(Difference::There),
+            Ordering::Equal => Some(Difference::Both { here: ours?, there: theirs? }),
+        }
+    }
+}
+
+/// How many entries follow that are the same, without looking at each.
+fn equal_entries(here: &Directory, from: usize, there: &Directory, other: usize) -> usize {
+    let starts = here.offsets.get(from..).unwrap_or_default();
+    let (Some(start), Some(other)) = (starts.first(), there.offsets.get(other)) else { return 0 };
+    let rest = here.encoded.get(*start as usize..).unwrap_or_default();
+    let common = common_prefix(rest, there.encoded.get(*other as usize..).unwrap_or_default());
+    if common == rest.len() {
+        return starts.len();
+    }
+    let end = *start as usize + common;
+    // An entry that ends within what is the same is the same; it ends where the next one starts.
+    starts.get(1..).unwrap_or_default().partition_point(|next| *next as usize <= end)
 }
 
 impl Default for Directory {
@@ -204,6 +270,8 @@ pub struct DirectoryWriter {
     encoded: Writer,
     offsets: Vec<u32>,
     order: Order,
+    /// In bytes.
+    limit: usize,
 }
 
 /// Whether each name so far was greater than the one before.
@@ -222,9 +290,13 @@ impl Default for DirectoryWriter {
 impl DirectoryWriter {
     /// No entries yet.
     pub fn new() -> Self {
+        Self::bounded(Directory::MAX_LEN)
+    }
+
+    fn bounded(limit: usize) -> Self {
         let mut encoded = Writer::begin(Directory::MAGIC);
         encoded.count(0);
-        Self { encoded, offsets: Vec::new(), order: Order::Ascending }
+        Self { encoded, offsets: Vec::new(), order: Order::Ascending, limit }
     }
 
     /// Adds an entry; one of the same name that came before is replaced.
@@ -267,7 +339,7 @@ impl DirectoryWriter {
     /// Notes an entry of `len` bytes that is about to be written.
     fn make_room(&mut self, name: &[u8], len: usize) -> Result<(), BadEntry> {
         let start = self.encoded.len();
-        if len > Directory::MAX_LEN.saturating_sub(start) {
+        if len > self.limit.saturating_sub(start) {
             return Err(BadEntry::Full);
         }
         let written = self.encoded.written();
@@ -333,8 +405,50 @@ pub enum BadEntry {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::inode::Why;
+    use crate::inode::{Kind, Mode, Timestamp, Why, Xattrs};
+
+    fn file(size: u64) -> Inode {
+        let kind = Kind::Regular { mtime: Timestamp::default(), size, object: ObjectId::of(b"") };
+        Inode { mode: Mode::from_st_mode(0o644), uid: 0, gid: 0, xattrs: Xattrs::default(), kind }
+    }
+
+    /// A directory of some of many names, of which a few have other inodes than usual.
+    fn directories() -> impl Strategy<Value = BTreeMap<String, u64>> {
+        let names = prop::collection::btree_set("[ab]{1,6}", 0..60);
+        (names, prop::collection::vec(0..20u64, 60)).prop_map(|(names, sizes)| {
+            names.into_iter().zip(sizes.into_iter().map(|size| size / 18)).collect()
+        })
+    }
+
+    fn of(files: &BTreeMap<String, u64>) -> Directory {
+        let entry = |(text, size): (&String, &u64)| (Name::parse(text.as_bytes()).unwrap(), file(*size));
+        Directory::new(files.iter().map(entry)).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn differences_are_all_there_is_to_see(here in directories(), there in directories()) {
+            let names: BTreeSet<_> = here.keys().chain(there.keys()).collect();
+            let differ: Vec<_> = names.into_iter().filter(|name| here.get(*name) != there.get(*name)).collect();
+            let (ours, theirs) = (of(&here), of(&there));
+            let mut found = Vec::new();
+            for difference in ours.differences(&theirs) {
+                let (entry, there, here) = match difference {
+                    Difference::Here(entry) => (entry, None, ours.entry(entry.name())),
+                    Difference::There(entry) => (entry, theirs.entry(entry.name()), None),
+                    Difference::Both { here, there } => (here, Some(there), Some(here)),
+                };
+                prop_assert_eq!((ours.entry(entry.name()), theirs.entry(entry.name())), (here, there));
+                found.push(String::from_utf8(entry.name().to_vec()).unwrap());
+            }
+            prop_assert_eq!(found.iter().collect::<Vec<_>>(), differ);
+        }
+    }
 
     fn entry(text: &str, why: Why) -> (Name, Inode) {
         (Name::parse(text.as_bytes()).unwrap(), Inode::unknown(why))
@@ -350,6 +464,18 @@ mod tests {
         assert_eq!(Directory::decode(wild.encoded().clone()).unwrap(), tidy);
         let twice = Directory::new([entry("a", old), entry("a", new)]).unwrap();
         assert_eq!(twice, Directory::new([entry("a", new)]).unwrap());
+    }
+
+    #[test]
+    fn what_is_full_takes_no_more_and_stays_as_it_was() {
+        let name = |text: &str| Name::parse(text.as_bytes()).unwrap();
+        let two = Directory::new([(name("a"), file(0)), (name("e"), file(0))]).unwrap();
+        let mut writer = DirectoryWriter::bounded(two.encoded().len());
+        writer.push(&name("a"), &file(0)).unwrap();
+        assert_eq!(writer.push(&name("bc"), &file(0)), Err(BadEntry::Full));
+        writer.push(&name("e"), &file(0)).unwrap();
+        assert_eq!(writer.copy(two.entry(b"a").unwrap()), Err(BadEntry::Full));
+        assert_eq!(writer.finish(), two);
     }
 
     #[test]

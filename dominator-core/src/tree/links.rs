@@ -1,4 +1,6 @@
+use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::fmt;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::object::ObjectId;
@@ -9,8 +11,13 @@ use crate::path::ImagePath;
 pub struct LinksId(pub ObjectId);
 
 /// The hard links of a tree: the disjoint sets of two or more names in view that share one inode.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LinkSets(Vec<Vec<ImagePath>>);
+#[derive(Clone, Default)]
+pub struct LinkSets {
+    /// Each sorted, in order of their first names.
+    sets: Vec<Vec<ImagePath>>,
+    /// Where each name is, set and place within it, in order of the names.
+    names: Vec<(usize, usize)>,
+}
 
 impl LinkSets {
     const MAGIC: [u8; 4] = *b"DLK1";
@@ -31,17 +38,52 @@ impl LinkSets {
         };
         let mut sets: Vec<_> = sets.into_iter().filter_map(tidy).collect();
         sets.sort();
-        Self(sets)
+        Self::indexed(sets)
     }
 
     /// The sets, each sorted, in order of their first names.
     pub fn iter(&self) -> impl Iterator<Item = &[ImagePath]> {
-        self.0.iter().map(Vec::as_slice)
+        self.sets.iter().map(Vec::as_slice)
+    }
+
+    /// All names of the inode that has this one, if it has others.
+    pub fn set_of(&self, name: &ImagePath) -> Option<&[ImagePath]> {
+        let (set, _) =
+            self.names.get(self.names.binary_search_by(|at| self.name(at).cmp(&Some(name))).ok()?)?;
+        self.sets.get(*set).map(Vec::as_slice)
+    }
+
+    /// The sets with a name that is `path` or below it, one for each such name.
+    pub(crate) fn within(&self, path: &ImagePath) -> impl Iterator<Item = &[ImagePath]> {
+        let first = self.names.partition_point(|at| self.name(at) < Some(path));
+        let names = self.names.get(first..).unwrap_or_default().iter();
+        names
+            .take_while(move |at| self.name(at).is_some_and(|name| name.is_within(path)))
+            .filter_map(|(set, _)| self.sets.get(*set).map(Vec::as_slice))
+    }
+
+    /// The sets that only `self`, and those that only `other` has.
+    pub(crate) fn differences<'a>(&'a self, other: &'a Self) -> [Vec<&'a [ImagePath]>; 2] {
+        let [mut here, mut there] = [Vec::new(), Vec::new()];
+        let (mut ours, mut theirs) = (self.iter().peekable(), other.iter().peekable());
+        loop {
+            let order = match (ours.peek(), theirs.peek()) {
+                (None, None) => return [here, there],
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(a), Some(b)) => a.cmp(b),
+            };
+            match order {
+                Ordering::Less => here.extend(ours.next()),
+                Ordering::Greater => there.extend(theirs.next()),
+                Ordering::Equal => drop((ours.next(), theirs.next())),
+            }
+        }
     }
 
     /// Whether no inode has two names.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.sets.is_empty()
     }
 
     /// The name of these sets.
@@ -52,8 +94,8 @@ impl LinkSets {
     /// The canonical encoding.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::begin(Self::MAGIC);
-        w.count(self.0.len());
-        for set in &self.0 {
+        w.count(self.sets.len());
+        for set in &self.sets {
             w.count(set.len());
             set.iter().for_each(|path| w.bytes(path.as_bytes()));
         }
@@ -76,7 +118,35 @@ impl LinkSets {
             sets.push(set);
         }
         r.end()?;
-        Ok(Self(sets))
+        Ok(Self::indexed(sets))
+    }
+
+    fn indexed(sets: Vec<Vec<ImagePath>>) -> Self {
+        let places = |(at, set): (usize, &Vec<ImagePath>)| (0..set.len()).map(move |place| (at, place));
+        let names = sets.iter().enumerate().flat_map(places).collect();
+        let mut links = Self { sets, names };
+        let mut names = std::mem::take(&mut links.names);
+        names.sort_by(|a, b| links.name(a).cmp(&links.name(b)));
+        links.names = names;
+        links
+    }
+
+    fn name(&self, (set, place): &(usize, usize)) -> Option<&ImagePath> {
+        self.sets.get(*set)?.get(*place)
+    }
+}
+
+impl PartialEq for LinkSets {
+    fn eq(&self, other: &Self) -> bool {
+        self.sets == other.sets
+    }
+}
+
+impl Eq for LinkSets {}
+
+impl fmt::Debug for LinkSets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(&self.sets).finish()
     }
 }
 

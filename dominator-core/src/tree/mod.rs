@@ -1,12 +1,15 @@
 //! Merkle trees: a directory is an object named by the digest of its entries, so that equal machines are equal ids.
 
+mod builder;
 mod directory;
 mod links;
 mod snapshot;
 
-pub use directory::{BadEntry, Directory, DirectoryId, DirectoryWriter, Entry};
+pub use builder::{Builder, Conflict};
+pub(crate) use directory::Cursor;
+pub use directory::{BadEntry, Difference, Directory, DirectoryId, DirectoryWriter, Entry};
 pub use links::{LinkSets, LinksId};
-pub use snapshot::{Builder, Conflict, Directories, DirectoryMap, Malformed, Snapshot};
+pub use snapshot::{Directories, DirectoryMap, Malformed, Snapshot};
 
 use std::fmt;
 

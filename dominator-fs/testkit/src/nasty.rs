@@ -47,7 +47,7 @@ pub fn nasty(dir: &Path) {
     set_times(&at(b"future"), 5_000_000_000, 1);
 }
 
-/// A chain of `depth` directories named `d` below `dir`, with a file in the last.
+/// A chain of `depth` directories named `d` below `dir`, with a file in the last, whose name is one letter, too.
 ///
 /// # Panics
 /// When the file-system refuses.
@@ -68,7 +68,7 @@ pub fn chain(dir: &Path, name: &str, depth: usize) {
         here = rustix::fs::openat(&here, name, flags, Mode::empty()).expect("it opens");
     }
     let file = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    drop(rustix::fs::openat(&here, "bottom", file, Mode::from_raw_mode(0o600)).expect("a file"));
+    drop(rustix::fs::openat(&here, "b", file, Mode::from_raw_mode(0o600)).expect("a file"));
 }
 
 fn names(dir: &Path) {

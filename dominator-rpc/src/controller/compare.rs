@@ -80,11 +80,11 @@ impl Comparing {
             self.take(id, bytes)?;
         }
         loop {
-            let missing = self.comparison().missing().map_err(malformed::<DiffError>)?;
-            if missing.is_empty() {
-                let compared = self.comparison().plan().map_err(malformed::<DiffError>)?;
-                return Ok(Step::Done(Box::new(compared)));
-            }
+            let missing = match self.comparison().plan() {
+                Ok(compared) => return Ok(Step::Done(Box::new(compared))),
+                Err(DiffError::Missing(missing)) => missing,
+                Err(error) => return Err(malformed(error)),
+            };
             let unknown: BTreeSet<_> = missing.into_iter().filter(|id| !self.recall(*id)).collect();
             if !unknown.is_empty() {
                 return Ok(Step::Missing(unknown));

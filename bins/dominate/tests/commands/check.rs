@@ -113,7 +113,7 @@ fn what_can_not_be_looked_at_is_neither_compliant_nor_deviant() {
     let name = "n".repeat(250);
     let trees = Trees::of(|image| dominator_fs_testkit::chain(image, &name, 16));
     let bottom = [name.as_str(); 16].join("/");
-    fs::remove_file(trees.image().join(&bottom).join("bottom")).unwrap();
+    fs::remove_file(trees.image().join(&bottom).join("b")).unwrap();
     dominator_fs_testkit::chain(&trees.root(), &name, 17);
     let ended = trees.run("check", &[]).expect(2);
     assert!(ended.out.contains("could not be read"), "{}", ended.out);
