@@ -23,22 +23,65 @@ impl DirectBuffer {
         Self { bytes, begin, len }
     }
 
-    /// Fills it from `offset` of a file opened with `O_DIRECT`, and says with what. Less than a whole buffer means that
-    /// the file ends there.
-    pub(crate) fn read(&mut self, file: impl AsFd, offset: u64) -> io::Result<&[u8]> {
+    /// How many bytes it takes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first `filled` bytes.
+    pub(crate) fn bytes(&self, filled: usize) -> &[u8] {
+        let end = self.begin.saturating_add(filled.min(self.len));
+        self.bytes.get(self.begin..end).unwrap_or_default()
+    }
+
+    /// Fills it from `offset` of a file, also of one opened with `O_DIRECT`, and says how far. Less than all of it means
+    /// that the file ends there.
+    pub(crate) fn fill(&mut self, file: impl AsFd, offset: u64) -> io::Result<usize> {
         let buffer = self.bytes.get_mut(self.begin..self.begin.saturating_add(self.len)).unwrap_or_default();
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pread(file.as_fd(), rest, offset.saturating_add(filled as u64)) {
-                Ok(len) => filled += len,
+            let len = match rustix::io::pread(file.as_fd(), rest, offset.saturating_add(filled as u64)) {
+                Ok(len) => len,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
-            }
-            // What is not whole blocks is the end, and the next read from there would not be aligned.
-            if filled % Self::ALIGNMENT != 0 || filled == 0 {
+            };
+            filled += len;
+            // What is not whole blocks is the end as well, and reading on from there would not be aligned.
+            if len == 0 || filled % Self::ALIGNMENT != 0 {
                 break;
             }
         }
-        Ok(buffer.get(..filled).unwrap_or_default())
+        Ok(filled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{Mode, OFlags};
+
+    #[test]
+    fn a_file_of_any_length_is_read_to_its_end_and_no_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let mut buffer = DirectBuffer::new(3 * DirectBuffer::ALIGNMENT - 1);
+        assert_eq!(buffer.len(), 3 * DirectBuffer::ALIGNMENT);
+        let contents: Vec<u8> = (0..20_000_u32).flat_map(u32::to_le_bytes).collect();
+        for len in [0, 1, 4095, 4096, 4097, 8192, 12_287, 12_288, 12_289, 24_576, 50_000] {
+            std::fs::write(&path, &contents[..len]).unwrap();
+            for flags in [OFlags::RDONLY, OFlags::RDONLY | OFlags::DIRECT] {
+                // Not every file-system knows direct reads.
+                let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) else { continue };
+                let mut read = Vec::new();
+                loop {
+                    let filled = buffer.fill(&file, read.len() as u64).unwrap();
+                    read.extend_from_slice(buffer.bytes(filled));
+                    if filled < buffer.len() {
+                        break;
+                    }
+                }
+                assert!(read == contents[..len], "{len} bytes with {flags:?}");
+            }
+        }
     }
 }

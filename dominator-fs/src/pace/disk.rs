@@ -142,7 +142,7 @@ fn of_device(device: &Device) -> io::Result<BytesPerSecond> {
             if read > 0 && began.elapsed() >= DiskSpeed::LONGEST {
                 break;
             }
-            read += buffer.read(&file, offset)?.len() as u64;
+            read += buffer.fill(&file, offset)? as u64;
         }
     }
     rate(read, began.elapsed()).ok_or_else(|| io::Error::other("it has nothing to read"))

@@ -87,7 +87,7 @@ impl Sample {
         let mut offset = 0;
         while offset < Self::OF_ONE && !self.is_enough() {
             let (began, before) = (Instant::now(), meter::read_by_this_thread());
-            let len = self.buffer.read(&file, offset)?.len() as u64;
+            let len = self.buffer.fill(&file, offset)? as u64;
             let read = meter::read_by_this_thread().saturating_sub(before);
             // What the page cache had says nothing about the disk.
             if read > 0 {
