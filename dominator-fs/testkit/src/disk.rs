@@ -1,0 +1,141 @@
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::mount::{MountFlags, UnmountFlags};
+use tempfile::TempDir;
+
+/// A disk of its own with an ext4 file-system on it: a file behind a loop device, mounted until this is dropped. Only
+/// within [`with_mounts`](crate::with_mounts).
+#[derive(Debug)]
+pub struct Disk {
+    place: TempDir,
+    device: PathBuf,
+}
+
+impl Disk {
+    /// One of `size` bytes, or why this machine can't have one.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn new(size: u64) -> Result<Self, String> {
+        let place = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let image = place.path().join("image");
+        let made = fs::File::create(&image).and_then(|file| file.set_len(size));
+        made.map_err(|error| format!("no room for a disk: {error}"))?;
+        // What is initialised later would be read and written while tests measure.
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(&image))?;
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image))?;
+        let disk = Self { place, device: PathBuf::from(device.trim()) };
+        fs::create_dir(disk.path()).map_err(|error| error.to_string())?;
+        disk.mount().map_err(|error| format!("it can't be mounted: {error}"))?;
+        Ok(disk)
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.place.path().join("mounted")
+    }
+
+    /// The block device.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// The block device, as `MAJOR:MINOR`.
+    ///
+    /// # Panics
+    /// When the device is gone.
+    pub fn number(&self) -> String {
+        let dev = rustix::fs::stat(&self.device).expect("the device is there").st_rdev;
+        format!("{}:{}", rustix::fs::major(dev), rustix::fs::minor(dev))
+    }
+
+    /// Forgets what is in the page cache: mounts it anew.
+    ///
+    /// # Panics
+    /// When something on it is still open.
+    pub fn forget(&self) {
+        rustix::mount::unmount(self.path(), UnmountFlags::empty()).expect("nobody uses it");
+        self.mount().expect("it was mounted before");
+    }
+
+    /// How many bytes were read from the device, as the kernel counts them there.
+    ///
+    /// # Panics
+    /// When the kernel does not tell.
+    pub fn bytes_read(&self) -> u64 {
+        let file = format!("/sys/dev/block/{}/stat", self.number());
+        let counters = fs::read_to_string(file).expect("the kernel tells of the device");
+        let sectors = counters.split_whitespace().nth(2).expect("sectors read are the third");
+        sectors.parse::<u64>().expect("a number") * 512
+    }
+
+    fn mount(&self) -> io::Result<()> {
+        Ok(rustix::mount::mount(&self.device, self.path(), c"ext4", MountFlags::NOATIME, None)?)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // It may not be mounted, and nothing can be done about what fails.
+        rustix::mount::unmount(self.path(), UnmountFlags::DETACH).unwrap_or_default();
+        drop(run(Command::new("losetup").arg("--detach").arg(&self.device)));
+    }
+}
+
+/// This process as one of few that a disk is slow for, until this is dropped: a control group of its own, of either
+/// version. Needs root.
+#[derive(Debug)]
+pub struct Throttle {
+    group: PathBuf,
+    /// The group the process was in before.
+    home: PathBuf,
+}
+
+impl Throttle {
+    /// Lets this process read at most `bytes` a second from the disk, or says why that can't be.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn reads(disk: &Disk, bytes: u64) -> Result<Self, String> {
+        let fault = |error: io::Error| format!("no control group can be made: {error}");
+        let (first, second) = (Path::new("/sys/fs/cgroup/blkio"), Path::new("/sys/fs/cgroup"));
+        let name = format!("dominator-test-{}", std::process::id());
+        let (above, kind, file, line) = if first.join("blkio.throttle.read_bps_device").exists() {
+            (first, ":blkio:", "blkio.throttle.read_bps_device", format!("{} {bytes}", disk.number()))
+        } else if fs::read_to_string(second.join("cgroup.controllers")).is_ok_and(|all| all.contains("io")) {
+            fs::write(second.join("cgroup.subtree_control"), "+io").map_err(fault)?;
+            (second, "0::", "io.max", format!("{} rbps={bytes}", disk.number()))
+        } else {
+            return Err("there is no blkio or io controller".into());
+        };
+        let groups = fs::read_to_string("/proc/self/cgroup").map_err(fault)?;
+        let home = groups.lines().find_map(|line| Some(line.split_once(kind)?.1)).unwrap_or("/");
+        let home = above.join(home.trim_start_matches('/'));
+        let throttle = Self { group: above.join(name), home };
+        fs::create_dir(&throttle.group).map_err(fault)?;
+        fs::write(throttle.group.join(file), line).map_err(fault)?;
+        fs::write(throttle.group.join("cgroup.procs"), std::process::id().to_string()).map_err(fault)?;
+        Ok(throttle)
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        // Nothing can be done about what fails.
+        drop(fs::write(self.home.join("cgroup.procs"), std::process::id().to_string()));
+        drop(fs::remove_dir(&self.group));
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
+}
