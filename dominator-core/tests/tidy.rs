@@ -49,7 +49,7 @@ fn code(path: &Path) -> Vec<(usize, String)> {
 }
 
 fn is_source_of(crates: &[&str], path: &Path) -> bool {
-    crates.iter().any(|name| path.starts_with(format!("{name}/src")))
+    !path.ends_with("tests.rs") && crates.iter().any(|name| path.starts_with(format!("{name}/src")))
 }
 
 fn offences(paths: impl Iterator<Item = PathBuf>, words: &[&str]) -> Vec<String> {

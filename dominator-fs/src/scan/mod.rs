@@ -7,7 +7,7 @@
 //! A directory where something is mounted is in the tree with the metadata seen there and without entries: what the
 //! image calls by its name is hidden below the mount. A file something is mounted over is unknown for the same reason.
 //!
-//! [`Scanner::rescan`] goes by a [`Cache`] of what earlier scans found.
+//! [`Scanner::rescan`] goes by a [`Cache`] of what earlier scans found, and [`Scrub`] reads everything again.
 //!
 //! What is not here: any write below the root.
 
@@ -18,13 +18,16 @@ mod files;
 mod freshness;
 mod identity;
 mod known;
+mod known_files;
 mod listing;
 mod look;
 mod pending;
+mod scrub;
 mod walk;
 
 pub use cache::{Cache, CacheError};
 pub use freshness::Clock;
+pub use scrub::{Corruption, Scrub, Step};
 
 use std::collections::BTreeSet;
 use std::fmt;
