@@ -3,7 +3,11 @@
 //! with what the looks before have left.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+mod attack;
 mod eyes;
 mod faults;
+mod large;
+mod oracle;
+mod outside;
 mod storm;
 mod storms;

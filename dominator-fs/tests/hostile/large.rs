@@ -1,0 +1,122 @@
+//! Trees too large for every day: they are made and judged when `DOMINATOR_LARGE` is set, and said to be left out when
+//! it is not.
+
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use dominator_fs_testkit::left_out;
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::eyes::Eyes;
+
+fn is_wanted(test: &str) -> bool {
+    let wanted = std::env::var_os("DOMINATOR_LARGE").is_some();
+    if !wanted {
+        left_out(test, "DOMINATOR_LARGE is not set");
+    }
+    wanted
+}
+
+/// A place in memory, where a million files are made in seconds; the usual one where there is none.
+fn place() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+#[test]
+fn a_hundred_thousand_files_and_a_thousand_hard_links_are_seen_as_they_are() {
+    const TEST: &str = "large::a_hundred_thousand_files_and_a_thousand_hard_links_are_seen_as_they_are";
+    if !is_wanted(TEST) {
+        return;
+    }
+    let tree = place();
+    let name = |number: usize| tree.path().join(format!("{}/{}/{number}", number % 10, number % 1_000));
+    for number in 0..1_000 {
+        fs::create_dir_all(name(number).parent().unwrap()).unwrap();
+    }
+    for number in 0..100_000 {
+        fs::write(name(number), number.to_le_bytes().repeat(512)).unwrap();
+    }
+    for number in 0..1_000 {
+        fs::hard_link(name(number * 97), tree.path().join(format!("{}/link-{number}", number % 10))).unwrap();
+        symlink(format!("../{number}"), tree.path().join(format!("{}/symbolic-{number}", number % 10)))
+            .unwrap();
+    }
+    let mut eyes = Eyes::on(tree.path());
+    let [anew, _] = eyes.agree(tree.path(), &[]);
+    assert_eq!((anew.counts.files, anew.counts.symlinks, anew.counts.directories), (101_000, 1_000, 1_011));
+    assert_eq!(anew.bytes_hashed, 100_000 * 4096, "a file of two names is read once");
+    for number in (0..100_000).step_by(4_999) {
+        fs::write(name(number), b"changed").unwrap();
+        fs::rename(name(number + 1), name(number + 2)).unwrap();
+    }
+    eyes.agree(tree.path(), &[]);
+}
+
+#[test]
+fn a_directory_of_a_million_names_is_seen_as_it_is() {
+    const TEST: &str = "large::a_directory_of_a_million_names_is_seen_as_it_is";
+    const NAMES: usize = 1_000_000;
+    if !is_wanted(TEST) {
+        return;
+    }
+    let tree = place();
+    let wide = tree.path().join("wide");
+    fs::create_dir(&wide).unwrap();
+    let wide = File::open(&wide).unwrap();
+    for number in 0..NAMES {
+        let name = format!("{number}");
+        match number % 4 {
+            0 => rustix::fs::symlinkat(&name, &wide, &name).unwrap(),
+            1 => rustix::fs::mkdirat(&wide, &name, Mode::from_raw_mode(0o700)).unwrap(),
+            2 => rustix::fs::mknodat(&wide, &name, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap(),
+            _ => {
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&wide, &name, flags, Mode::RUSR).unwrap();
+                rustix::io::write(file, name.as_bytes()).unwrap();
+            }
+        }
+    }
+    let mut eyes = Eyes::on(tree.path());
+    let [anew, _] = eyes.agree(tree.path(), &[]);
+    let quarter = NAMES as u64 / 4;
+    assert_eq!((anew.counts.files, anew.counts.special), (quarter, quarter));
+    rustix::fs::renameat(&wide, "3", CWD, tree.path().join("out")).unwrap();
+    rustix::fs::renameat(&wide, "7", &wide, "11").unwrap();
+    let after = eyes.look();
+    assert_eq!(after[0].snapshot.id(), after[1].snapshot.id());
+    assert_ne!(after[0].snapshot.id(), anew.snapshot.id());
+}
+
+/// Holes take no room, and are read as zeros all the same.
+fn sparse(path: &Path, ends: &[u64]) {
+    let mut file = File::create(path).unwrap();
+    for end in ends {
+        file.seek(SeekFrom::Start(*end)).unwrap();
+        file.write_all(b"not a hole").unwrap();
+    }
+}
+
+#[test]
+fn files_of_more_than_four_gigabytes_and_with_holes_are_seen_as_they_are() {
+    const TEST: &str = "large::files_of_more_than_four_gigabytes_and_with_holes_are_seen_as_they_are";
+    const GIB: u64 = 1 << 30;
+    if !is_wanted(TEST) {
+        return;
+    }
+    let tree = tempfile::tempdir().unwrap();
+    sparse(&tree.path().join("large"), &[0, 4 * GIB - 5, 5 * GIB]);
+    sparse(&tree.path().join("holes"), &[1 << 20, 3 << 20]);
+    File::create(tree.path().join("nothing-but-hole")).unwrap().set_len(GIB / 4).unwrap();
+    let mut eyes = Eyes::on(tree.path());
+    let [anew, _] = eyes.agree(tree.path(), &[]);
+    assert!(anew.bytes_hashed > 5 * GIB);
+    // Beyond what 32 bits can tell, and where the length tells nothing.
+    let mut large = File::options().write(true).open(tree.path().join("large")).unwrap();
+    large.seek(SeekFrom::Start(4 * GIB + 1)).unwrap();
+    large.write_all(b"drift").unwrap();
+    drop(large);
+    let [after, _] = eyes.agree(tree.path(), &[]);
+    assert_ne!(after.snapshot.id(), anew.snapshot.id());
+}
