@@ -108,6 +108,19 @@ impl Root {
     /// # Errors
     /// What the kernel says; `ELOOP` when a symbolic link is in the way, `ENOTDIR` when something else is.
     pub fn directory(&self, path: &ImagePath) -> io::Result<OwnedFd> {
+        self.resolved(path, Self::RESOLVE)
+    }
+
+    /// As [`Root::directory`], but nothing that is mounted below the root is opened, or even asked.
+    ///
+    /// # Errors
+    /// What the kernel says; `EXDEV` when something is mounted there or on the way there, or when what was there was
+    /// moved out of the root meanwhile.
+    pub fn directory_here(&self, path: &ImagePath) -> io::Result<OwnedFd> {
+        self.resolved(path, Self::RESOLVE.union(ResolveFlags::NO_XDEV))
+    }
+
+    fn resolved(&self, path: &ImagePath, resolve: ResolveFlags) -> io::Result<OwnedFd> {
         let relative = match path.as_bytes() {
             b"/" => b".",
             bytes => bytes.strip_prefix(b"/").unwrap_or(bytes),
@@ -116,7 +129,7 @@ impl Root {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match rustix::fs::openat2(&self.handles.top, relative, flags, Mode::empty(), Self::RESOLVE) {
+            match rustix::fs::openat2(&self.handles.top, relative, flags, Mode::empty(), resolve) {
                 Err(Errno::AGAIN | Errno::INTR) if attempts < Self::MAX_ATTEMPTS => {}
                 outcome => return Ok(outcome?),
             }

@@ -213,8 +213,10 @@ impl Scanner {
         let looker = walk.looker;
         let cut = walked.end.is_err();
         cache.view = (basis == Basis::Entries || !cut).then_some(view);
-        cache.partly = looker.partly.into_inner().unwrap_or_default();
-        cache.partly.truncate(self.threads.get());
+        // Of a scan that came to its end, only files that are gone are left; else the last ones are those it was at.
+        let mut partly = looker.partly.into_inner().unwrap_or_default();
+        let stale = if cut { partly.len().saturating_sub(self.threads.get()) } else { partly.len() };
+        cache.partly = partly.split_off(stale);
         cache.top = walked.top.or(old.filter(|_| cut));
         let mut also = walked.also;
         also.extend(cache.top.iter().flat_map(|top| agree::others(top, &walked.linked)));

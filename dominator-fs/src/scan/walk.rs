@@ -169,7 +169,7 @@ impl<'a> Walk<'a> {
         seen: Option<FileKey>,
         moment: Moment,
     ) -> io::Result<(OwnedFd, Vec<Candidate>)> {
-        let handle = self.looker.root.directory(&pending.path)?;
+        let handle = self.looker.root.directory_here(&pending.path)?;
         let stat = root::inode_of(&handle)?;
         if seen.is_some_and(|seen| seen != Identity::of(&stat).key()) {
             return Err(Errno::NOTDIR.into());
@@ -228,7 +228,8 @@ impl<'a> Walk<'a> {
         }
         let (why, detail) = match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::NOENT) => return Ok(Own::Vanished),
-            Some(Errno::NOTDIR | Errno::LOOP) => {
+            // Or it was moved out of the root, or something was mounted there.
+            Some(Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {
                 (Why::Changing, "something else took the place of a directory".into())
             }
             _ => unreadable(error)?,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 mod attack;
+mod cancel;
 mod eyes;
 mod faults;
 mod large;
