@@ -180,24 +180,24 @@ fn paths_as_long_and_deep_as_can_be_are_seen_and_longer_ones_are_facts() {
         fs::create_dir(&below).unwrap();
         below
     };
-    // With the slashes and this name, one byte less than what fits, and what does.
-    chain(&below("n"), &"n".repeat(255), 15);
-    chain(&below("as-long-as-can-be"), &"n".repeat(255), 15);
-    deep(&below("as-deep-as-can-be"), ImagePath::MAX_DEPTH - 2);
+    let fits = |name: &str, end: &str, step: usize| (ImagePath::MAX_LEN - name.len() - 1 - end.len()) / step;
+    // To the last byte, and to the last but one.
+    chain(&below(&"l".repeat(ImagePath::MAX_LEN - 15 * 256 - "//bottom".len())), &"n".repeat(255), 15);
+    deep(&below("deepest"), fits("deepest", "/bottom", 2));
     let mut eyes = Eyes::on(tree.path());
     eyes.agree(tree.path(), &[]);
 
     chain(&below("too-long"), &"n".repeat(255), 17);
-    deep(&below("too-deep"), ImagePath::MAX_DEPTH);
+    deep(&below("too-deep"), fits("too-deep", "", 2) + 1);
     deep(&below("far-too-deep"), 2_100);
     eyes.settle();
     let (theirs, left) = as_far_as_paths_go(tree.path());
-    assert!(left > 1_800, "{left}");
+    assert!(left > 50, "{left}");
+    let deepest = [fits("far-too-deep", "", 2), fits("too-deep", "", 2), fits("too-long", "", 256)];
     for look in eyes.look() {
         same(&described(&look.snapshot), &theirs);
         let facts: Vec<_> =
             look.facts.iter().map(|fact| (fact.path.components().count(), fact.why)).collect();
-        let deepest = ImagePath::MAX_DEPTH;
-        assert_eq!(facts, [deepest, deepest, 16].map(|depth| (depth, Why::Unreadable)));
+        assert_eq!(facts, deepest.map(|depth| (depth + 1, Why::Unreadable)));
     }
 }
