@@ -1,12 +1,11 @@
 //! What earlier scans found.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use dominator_core::inode::Mode;
-use dominator_core::object::ObjectId;
 use dominator_core::view::ViewId;
 use rustix::fs::OFlags;
 use thiserror::Error;
@@ -14,9 +13,10 @@ use thiserror::Error;
 use super::contents::Partly;
 use super::identity::{FileKey, key_of};
 use super::known::Known;
+use super::stored::{self, Stored};
 use crate::publish::{self, Durable, Replace};
 use crate::root::{self, Root};
-use crate::seam::Kernel;
+use crate::seam::{At, Kernel, Remove, Seam};
 
 /// What scans of one root found, so that the next one need not read it again.
 ///
@@ -53,41 +53,52 @@ pub enum CacheError {
 }
 
 impl Cache {
-    const MAGIC: [u8; 4] = *b"DSC1";
+    const MODE: Mode = Mode::from_st_mode(0o600);
 
     /// Knows nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Reads what was saved as `name` in the directory `dir` for `root`.
+    /// Reads what was saved as `name` in the directory `dir` for `root`. It takes some milliseconds for each ten
+    /// thousand names.
     ///
     /// # Errors
     /// [`CacheError`]: go on with an empty one.
     pub fn load(dir: BorrowedFd<'_>, name: &[u8], root: &Root) -> Result<Self, CacheError> {
-        const LEN: usize = 4 + 16 + ObjectId::LEN;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file =
             rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()).map_err(io::Error::from)?;
-        let mut bytes = Vec::new();
-        File::from(file).take(LEN as u64 + 1).read_to_end(&mut bytes)?;
-        let bytes: [u8; LEN] = bytes.try_into().map_err(|_| CacheError::Damaged("its length"))?;
-        let cache = Self { root: Some(key_of(&root::inode_of(root)?)), ..Self::default() };
-        let ours = cache.encoded();
-        match bytes.strip_prefix(&Self::MAGIC) {
-            None => Err(CacheError::Damaged("its beginning")),
-            Some(_) if bytes.as_slice() == ours => Ok(cache),
-            Some(_) => Err(CacheError::OtherRoot),
+        let Stored { root: of, view, top } = stored::read(File::from(file))?;
+        if of != key_of(&root::inode_of(root)?) {
+            return Err(CacheError::OtherRoot);
         }
+        Ok(Self { root: Some(of), view, top, partly: Vec::new() })
     }
 
-    /// Saves it as `name` in the directory `dir`, where it replaces the last one as a whole.
+    /// Saves it as `name` in the directory `dir`, where it replaces the last one as a whole. It is written to `name`
+    /// with `~` at its end first, so one name must have one writer at a time. Files that were read half-way are not
+    /// saved.
     ///
     /// # Errors
     /// [`CacheError::Io`]; the last one is still there then.
     pub fn save(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Durable, CacheError> {
-        let mode = Mode::from_st_mode(0o600);
-        Ok(publish::bytes(&Kernel, dir, name, &self.encoded(), mode, Replace::Existing)?)
+        let temporary = [name, b"~"].concat();
+        let at = At::new(dir, &temporary);
+        match Kernel.remove(at, Remove::File) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Ok(()) | Err(_) => {}
+        }
+        let stored = Stored { root: self.root.unwrap_or_default(), view: self.view, top: self.top.clone() };
+        let saved = Kernel
+            .create(at, Self::MODE)
+            .and_then(|file| stored::write(&Kernel, &file, &stored))
+            .and_then(|()| publish::file(&Kernel, dir, &temporary, name, Replace::Existing));
+        saved.map_err(|error| {
+            // The error that counts is the one above; a leftover is replaced next time.
+            drop(Kernel.remove(at, Remove::File));
+            error.into()
+        })
     }
 
     /// Whether nothing is known.
@@ -102,13 +113,5 @@ impl Cache {
             *self = Self { root: Some(key), ..Self::default() };
         }
         Ok(())
-    }
-
-    fn encoded(&self) -> Vec<u8> {
-        let (dev, ino) = self.root.unwrap_or_default();
-        let mut bytes = [&Self::MAGIC[..], &dev.to_be_bytes(), &ino.to_be_bytes()].concat();
-        let digest = ObjectId::of(&bytes);
-        bytes.extend_from_slice(digest.as_bytes());
-        bytes
     }
 }

@@ -23,6 +23,7 @@ mod listing;
 mod look;
 mod pending;
 mod scrub;
+mod stored;
 mod walk;
 
 pub use cache::{Cache, CacheError};
