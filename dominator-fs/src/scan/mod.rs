@@ -200,6 +200,7 @@ impl Scanner {
     ) -> Round {
         let view = self.view.id();
         let basis = if cache.view == Some(view) { Basis::Entries } else { Basis::Contents };
+        let whole = only.is_none();
         let walk = Walk {
             looker: Looker::new(self, cancel, std::mem::take(&mut cache.partly)),
             view: &self.view,
@@ -214,9 +215,11 @@ impl Scanner {
         let looker = walk.looker;
         let cut = walked.end.is_err();
         cache.view = (basis == Basis::Entries || !cut).then_some(view);
-        // Of a scan that came to its end, only files that are gone are left; else the last ones are those it was at.
+        // Of a whole scan that came to its end, only files that are gone are left; else the last ones are those it was
+        // at.
         let mut partly = looker.partly.into_inner().unwrap_or_default();
-        let stale = if cut { partly.len().saturating_sub(self.threads.get()) } else { partly.len() };
+        let stale =
+            if cut || !whole { partly.len().saturating_sub(self.threads.get()) } else { partly.len() };
         cache.partly = partly.split_off(stale);
         cache.top = walked.top.or(old.filter(|_| cut));
         let mut also = walked.also;

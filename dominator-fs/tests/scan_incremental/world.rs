@@ -61,7 +61,7 @@ impl World {
         /// As the kernel calls tmpfs.
         const TMPFS: i64 = 0x0102_1994;
         let dir = tempfile::tempdir().unwrap();
-        let maps = i64::from(rustix::fs::statfs(dir.path()).unwrap().f_type) != TMPFS;
+        let maps = rustix::fs::statfs(dir.path()).unwrap().f_type != TMPFS;
         let (written, touched, history) = Default::default();
         Self { dir, maps, mapped: Vec::new(), written, touched, history }
     }
