@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use dominator_core::view::View;
 use dominator_fs::pace::{DiskSpeed, Limits, Pacer, Share, SpeedSource};
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Scanner};
-use dominator_fs_testkit::{Disk, Throttle, left_out, with_mounts};
+use dominator_fs_testkit::{Disk, Throttle, left_out, mount_overlay, unmount, with_mounts};
 use nix::sys::resource::{UsageWho, getrusage};
 
 const KIB: u64 = 1 << 10;
@@ -59,10 +60,11 @@ fn a_share_of_the_disk_is_a_share_of_what_is_really_read_from_it() {
             Ok(throttle) => throttle,
             Err(why) => return left_out(TEST, &why),
         };
-        let measured = DiskSpeed::measure(&Root::open(&disk.path()).unwrap()).unwrap();
+        let measured = measure(&disk);
         println!("{measured}; the controller allows {THROTTLE}");
-        assert!(matches!(&measured.source, SpeedSource::Device { node } if node == disk.device()));
         check("the speed that was measured", measured.speed.bytes() as f64, THROTTLE as f64);
+        let of_files = measure_files(&disk);
+        check("the speed of files", of_files.speed.bytes() as f64, THROTTLE as f64);
         for (percent, total) in shares {
             let share = measured.speed.share(Share::new(percent).unwrap());
             let pacer = Arc::new(Pacer::new(Limits { disk: Some(share), ..Limits::default() }));
@@ -75,6 +77,32 @@ fn a_share_of_the_disk_is_a_share_of_what_is_really_read_from_it() {
             check(&format!("{percent} %"), read as f64 / took.as_secs_f64(), share.bytes() as f64);
         }
     });
+}
+
+/// The speed of the device, and that it is measured once.
+fn measure(disk: &Disk) -> DiskSpeed {
+    let (root, home) = (Root::open(&disk.path()).unwrap(), tempfile::tempdir().unwrap());
+    let home = fs::File::open(home.path()).unwrap();
+    let speed = || DiskSpeed::remembered(&root, home.as_fd(), b"disk.speed").unwrap();
+    let (before, measured, read) = (disk.bytes_read(), speed(), disk.bytes_read());
+    assert!(matches!(&measured.source, SpeedSource::Device { node } if node == disk.device()));
+    assert!(read > before);
+    let again = speed();
+    assert!(matches!(&again.source, SpeedSource::Remembered { node } if node == disk.device()));
+    assert_eq!((again.speed, disk.bytes_read()), (measured.speed, read));
+    measured
+}
+
+/// The speed as files show it, where a root is on no device.
+fn measure_files(disk: &Disk) -> DiskSpeed {
+    let overlay = tempfile::tempdir().unwrap();
+    let of_disk = |name| disk.path().join(name).display().to_string();
+    mount_overlay(overlay.path(), &[&of_disk("2"), &of_disk("10")]);
+    let measured = DiskSpeed::measure(&Root::open(overlay.path()).unwrap()).unwrap();
+    unmount(overlay.path());
+    println!("{measured}");
+    assert!(matches!(measured.source, SpeedSource::Files { .. }));
+    measured
 }
 
 fn check(what: &str, rate: f64, aim: f64) {

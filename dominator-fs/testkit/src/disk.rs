@@ -1,8 +1,12 @@
+use std::ffi::CString;
 use std::fs;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
@@ -12,24 +16,36 @@ use tempfile::TempDir;
 pub struct Disk {
     place: TempDir,
     device: PathBuf,
+    options: &'static str,
 }
 
 impl Disk {
+    /// The size of a block of the file-system, in bytes.
+    pub const BLOCK: u64 = 4096;
+
     /// One of `size` bytes, or why this machine can't have one.
     ///
     /// # Errors
     /// What is missing.
     pub fn new(size: u64) -> Result<Self, String> {
+        Self::with(size, "")
+    }
+
+    /// As [`Self::new`], mounted with options of ext4.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn with(size: u64, options: &'static str) -> Result<Self, String> {
         let place = tempfile::tempdir().map_err(|error| error.to_string())?;
         let image = place.path().join("image");
         let made = fs::File::create(&image).and_then(|file| file.set_len(size));
         made.map_err(|error| format!("no room for a disk: {error}"))?;
         // What is initialised later would be read and written while tests measure.
         run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .args(["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
             .arg(&image))?;
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image))?;
-        let disk = Self { place, device: PathBuf::from(device.trim()) };
+        let disk = Self { place, device: PathBuf::from(device.trim()), options };
         fs::create_dir(disk.path()).map_err(|error| error.to_string())?;
         disk.mount().map_err(|error| format!("it can't be mounted: {error}"))?;
         Ok(disk)
@@ -43,6 +59,35 @@ impl Disk {
     /// The block device.
     pub fn device(&self) -> &Path {
         &self.device
+    }
+
+    /// The file that stands for the disk.
+    pub fn image(&self) -> PathBuf {
+        self.place.path().join("image")
+    }
+
+    /// Where on the device a block of a file is, in bytes. The file must have been there when this was mounted.
+    ///
+    /// # Panics
+    /// When it is nowhere.
+    pub fn place_of(&self, path: &str, block: u64) -> u64 {
+        let ask = format!("bmap {path} {block}");
+        let told = run(Command::new("debugfs").args(["-R", &ask]).arg(&self.device)).expect("debugfs runs");
+        let place: u64 = told.trim().parse().expect("the number of a block");
+        assert_ne!(place, 0, "{path} has such a block");
+        place * Self::BLOCK
+    }
+
+    /// Changes one bit on the device, behind the file-system's back.
+    ///
+    /// # Panics
+    /// When the device can't be written to.
+    pub fn flip(&self, place: u64) {
+        let device = fs::OpenOptions::new().read(true).write(true).open(&self.device).expect("a device");
+        let mut byte = [0];
+        device.read_exact_at(&mut byte, place).expect("it is on the device");
+        device.write_all_at(&[byte[0] ^ 1], place).expect("the device can be written to");
+        device.sync_all().expect("it reaches the device");
     }
 
     /// The block device, as `MAJOR:MINOR`.
@@ -59,7 +104,13 @@ impl Disk {
     /// # Panics
     /// When something on it is still open.
     pub fn forget(&self) {
-        rustix::mount::unmount(self.path(), UnmountFlags::empty()).expect("nobody uses it");
+        let mut attempts = 0;
+        // A process that another test starts at this moment has all that is open until it becomes another program.
+        while let Err(error) = rustix::mount::unmount(self.path(), UnmountFlags::empty()) {
+            attempts += 1;
+            assert!(error == Errno::BUSY && attempts < 1000, "{error}: somebody uses it");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.mount().expect("it was mounted before");
     }
 
@@ -75,7 +126,9 @@ impl Disk {
     }
 
     fn mount(&self) -> io::Result<()> {
-        Ok(rustix::mount::mount(&self.device, self.path(), c"ext4", MountFlags::NOATIME, None)?)
+        let options = CString::new(self.options)?;
+        let flags = MountFlags::NOATIME;
+        Ok(rustix::mount::mount(&self.device, self.path(), c"ext4", flags, Some(options.as_c_str()))?)
     }
 }
 

@@ -45,6 +45,15 @@ pub fn mount_bind(from: &Path, at: &Path) {
     mount(Some(from), at, NONE, MsFlags::MS_BIND, NONE).expect("a bind mount");
 }
 
+/// Mounts several directories, one over the other, at `at`; nothing can be written there. Only within [`with_mounts`].
+///
+/// # Panics
+/// When it can't be.
+pub fn mount_overlay(at: &Path, layers: &[&str]) {
+    let options = format!("lowerdir={}", layers.join(":"));
+    mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(&*options)).expect("an overlay");
+}
+
 /// Takes away what is mounted at `at`, also when it is in use. Only within [`with_mounts`].
 ///
 /// # Panics

@@ -177,6 +177,32 @@ fn a_huge_file_takes_many_steps_and_is_left_when_it_changes_between_them() {
 }
 
 #[test]
+fn what_changes_while_it_is_read_is_no_corruption() {
+    use crate::pace::{Boost, BytesPerSecond, Limits};
+    let mut scene = Scene::new(&[("file", 500_000)]);
+    let file = scene.path().join("file");
+    let pacer = Pacer::new(Limits { disk: BytesPerSecond::new(1), ..Limits::default() });
+    let step = std::thread::scope(|scope| {
+        let scrubbing = scope.spawn(|| {
+            pacer.enter();
+            scene.scrub.step(&scene.root, &mut scene.cache, scene.now, &pacer, &Cancel::default())
+        });
+        // It sleeps after the first piece, unless what is below the temporary directory is on no disk.
+        while pacer.status().read == 0 && !scrubbing.is_finished() {
+            std::thread::yield_now();
+        }
+        fs::write(file, contents(1, 500_000)).unwrap();
+        pacer.boost(Boost::Disk);
+        scrubbing.join().unwrap()
+    });
+    assert_eq!(step.corrupt, []);
+    if pacer.status().read == 0 {
+        return dominator_fs_testkit::left_out("what_changes_while_it_is_read_is_no_corruption", "no disk");
+    }
+    assert_eq!((step.files, step.left), (0, 1));
+}
+
+#[test]
 fn a_cancelled_step_loses_nothing() {
     let mut scene = Scene::new(&[("a", 300_000), ("b", 10)]);
     let cancel = Cancel::default();
