@@ -14,8 +14,8 @@ use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::plan::{Comparison, Operation};
 use dominator_core::port::{
-    Activity, AgentError, AgentStatus, Cause, FetchReport, MachineTraits, PathFailure, PollReply,
-    PollRequest, Scanned, ServiceOutcome, StoreError, Unreachable, UpdateReport,
+    AgentDetails, AgentError, AgentStatus, Cause, FetchReport, MachineTraits, PathFailure, PollReply,
+    PollRequest, ScanStatus, Scanned, ServiceOutcome, StoreError, Unreachable, UpdateReport,
 };
 use dominator_core::tree::Snapshot;
 use dominator_core::trigger::Triggers;
@@ -133,23 +133,24 @@ impl Machine {
         let status = AgentStatus {
             instance: 1,
             generation: self.generation,
-            scan_count: self.generation,
-            scan_duration: Duration::ZERO,
+            details: self.generation,
+            scans: ScanStatus { count: self.generation, ..ScanStatus::default() },
             unknown: u64::from(matches!(self.fault, Fault::ShortSighted)),
+            free_space: self.free_space,
+            ..AgentStatus::default()
+        };
+        let details = AgentDetails {
             facts: match self.fault {
                 Fault::Blind => vec![fact("out of handles")],
                 Fault::ShortSighted => vec![fact("input/output error")],
                 _ => Vec::new(),
             },
             kept: self.kept.clone(),
-            activity: Activity::Idle,
             last_update_error: self.last_error.clone(),
             last_image: self.last_image.clone(),
-            free_space: self.free_space,
-            write_error: None,
-            traits: self.traits.clone(),
+            ..AgentDetails::new(Arc::new(self.traits.clone()))
         };
-        PollReply { scanned, status }
+        PollReply { scanned, status, details: Arc::new(details) }
     }
 
     fn update(&mut self, required: &Required, plan: &dominator_core::plan::Plan) -> UpdateReport {
@@ -345,8 +346,12 @@ impl World {
     }
 
     fn is_as_required(&self) -> bool {
-        let required =
-            Required::new(self.image.0.clone(), Arc::clone(&self.image.1), &self.image.2, Machine::traits());
+        let required = Required::new(
+            self.image.0.clone(),
+            Arc::clone(&self.image.1),
+            &self.image.2,
+            Arc::new(Machine::traits()),
+        );
         self.machine.snapshot().unwrap().id() == required.tree_id
     }
 }

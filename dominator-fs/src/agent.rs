@@ -6,6 +6,10 @@
 //!
 //! What is not here: authorisation, which is for whoever puts this on a network, and any decision what to do.
 
+mod ears;
+mod effort;
+mod hints;
+mod looking;
 mod memory;
 mod order;
 mod scanning;
@@ -22,8 +26,9 @@ use dominator_core::filter::Filter;
 use dominator_core::object::ObjectId;
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::port::{
-    Agent, AgentError, Cause, Chain, DisruptionGate, FetchReport, FetchRequest, MachineTraits, ObjectSources,
-    PollReply, PollRequest, Scanned, ServiceRunner, UpdateReport, UpdateRequest,
+    Agent, AgentError, AgentStatus, Boost, Cause, Chain, Configuration, DisruptionGate, FetchReport,
+    FetchRequest, MachineTraits, ObjectSources, PollReply, PollRequest, Reconfiguration, Scanned,
+    ServiceRunner, UpdateReport, UpdateRequest,
 };
 use dominator_core::view::{View, ViewId};
 use thiserror::Error;
@@ -33,11 +38,14 @@ use crate::root::{Root, RootError};
 use crate::seam::{Kernel, Seam};
 use crate::traits::traits_of;
 use crate::update::Updater;
+use ears::Bell;
+use effort::Reins;
 use memory::Memory;
 use order::Inherited;
 use scanning::ScanThread;
 use state::State;
 
+pub use effort::Effort;
 pub use memory::MemoryError;
 
 /// What an agent is started with.
@@ -52,6 +60,8 @@ pub struct AgentConfig {
     pub exclusions: Filter,
     /// How long after the end of a scan the next begins.
     pub scan_interval: Duration,
+    /// How hard it works at that.
+    pub effort: Effort,
     /// Who starts and stops services.
     pub services: Arc<dyn ServiceRunner>,
     /// Where objects are fetched from.
@@ -91,7 +101,6 @@ pub struct LocalAgent {
 struct Shared {
     root: Root,
     seam: Arc<dyn Seam>,
-    traits: MachineTraits,
     services: Arc<dyn ServiceRunner>,
     sources: Arc<dyn ObjectSources>,
     gate: Option<Arc<dyn DisruptionGate>>,
@@ -102,7 +111,9 @@ struct Shared {
     /// The generation; sent to after every change of the state that an answer shows.
     generation: watch::Sender<u64>,
     /// Wakes the scanning thread.
-    wake: std::sync::Condvar,
+    bell: Bell,
+    /// What holds the scanning threads back.
+    reins: Reins,
 }
 
 impl LocalAgent {
@@ -128,11 +139,10 @@ impl LocalAgent {
         traits.exclusions = config.exclusions;
         traits.protected.extend(protected(&config.root, config.protected.iter().chain([&config.state]))?);
         let view = memory.view().filter(|view| respects(view, &traits));
-        let state = State::new(view, memory.last_image()?);
+        let state = State::new(view, memory.last_image()?, traits);
         let shared = Arc::new(Shared {
             root,
             seam,
-            traits,
             services: config.services,
             sources: config.sources,
             gate: config.gate,
@@ -140,7 +150,8 @@ impl LocalAgent {
             updater: Mutex::new(None),
             generation: watch::Sender::new(state.generation()),
             state: Mutex::new(state),
-            wake: std::sync::Condvar::new(),
+            bell: Bell::default(),
+            reins: Reins::new(config.effort),
         });
         shared.memory.triggers()?;
         shared.look_at_the_disk();
@@ -166,7 +177,8 @@ impl LocalAgent {
             (Some(ours), Some(theirs)) if ours != theirs => Scanned::NeedView,
             (Some(_), _) => state.scanned(),
         };
-        PollReply { scanned, status: state.status(&self.shared.traits) }
+        let status = AgentStatus { pacing: self.shared.reins.pacing(), ..state.status() };
+        PollReply { scanned, status, details: state.details() }
     }
 }
 
@@ -188,7 +200,7 @@ impl Agent for LocalAgent {
 
     /// Takes effect at once; the scan under way is given up. Refused when the view shows what the machine protects.
     async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
-        if !respects(&view, &self.shared.traits) {
+        if !respects(&view, self.shared.lock().traits()) {
             return Err(AgentError::NotNow(
                 "the view shows what this machine protects or excludes; make it of the traits in its status"
                     .to_owned(),
@@ -220,6 +232,21 @@ impl Agent for LocalAgent {
     async fn clean_up(&self) -> Result<(), AgentError> {
         joined(tokio::spawn(order::clean_up(Arc::clone(&self.shared))), "clean up").await
     }
+
+    async fn configuration(&self) -> Result<Configuration, AgentError> {
+        Ok(self.shared.reins.configuration(self.shared.lock().traits()))
+    }
+
+    async fn configure(&self, change: Reconfiguration) -> Result<(), AgentError> {
+        self.shared.reins.configure(change);
+        Ok(())
+    }
+
+    /// Takes effect at once when a scan is under way.
+    async fn boost(&self, boost: Boost) -> Result<(), AgentError> {
+        self.shared.reins.boost(boost);
+        Ok(())
+    }
 }
 
 impl Shared {
@@ -233,7 +260,7 @@ impl Shared {
         let mut state = self.lock();
         let outcome = change(&mut state);
         self.announce(state);
-        self.wake.notify_all();
+        self.bell.ring();
         outcome
     }
 

@@ -18,7 +18,7 @@ use dominator_core::port::*;
 use dominator_core::tree::{Directory, LinkSets, Snapshot, Tree};
 use dominator_core::trigger::Triggers;
 use dominator_core::view::View;
-use dominator_fs::agent::{AgentConfig, LocalAgent, StartError};
+use dominator_fs::agent::{AgentConfig, Effort, LocalAgent, StartError};
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Scanner};
 use dominator_fs_testkit::{left_out, needs_root};
@@ -130,6 +130,7 @@ impl Machine {
             protected: self.protected.clone(),
             exclusions: Filter::Empty,
             scan_interval: self.interval,
+            effort: Effort::default(),
             services: Arc::clone(&self.services) as Arc<dyn ServiceRunner>,
             sources: Arc::new(self.source.clone()),
             gate: self.gate.clone().map(|gate| gate as Arc<dyn DisruptionGate>),
@@ -173,9 +174,9 @@ async fn poll(agent: &LocalAgent) -> PollReply {
 
 /// The view a controller would make of the machine's traits.
 async fn view(agent: &LocalAgent) -> View {
-    let traits = poll(agent).await.status.traits;
+    let traits = poll(agent).await.details.traits.clone();
     View {
-        protected: traits.protected,
+        protected: traits.protected.clone(),
         xattrs: traits.xattrs,
         ownership: traits.ownership,
         ..View::everything()
@@ -254,9 +255,12 @@ async fn a_machine_becomes_what_it_must_be() {
     assert!(report.is_success(), "{report:?}");
     assert_eq!(tree(&agent).await.id(), required.id());
     assert_eq!(machine.calls(), ["stop web", "start web"]);
-    let status = poll(&agent).await.status;
-    assert_eq!(status.last_image.unwrap().as_str(), "web/1");
-    assert_eq!((status.last_update_error, status.activity, status.write_error), (None, Activity::Idle, None));
+    let PollReply { status, details, .. } = poll(&agent).await;
+    assert_eq!(details.last_image.as_ref().unwrap().as_str(), "web/1");
+    assert_eq!(
+        (&details.last_update_error, status.activity, &details.write_error),
+        (&None, Activity::Idle, &None)
+    );
     assert!(status.free_space > 0);
     let (_, plan) = plan(&agent, &required).await;
     assert!(plan.is_empty());
@@ -275,8 +279,8 @@ async fn what_must_outlive_the_agent_does() {
     machine.calls();
     let agent = machine.start();
     assert_eq!(tree(&agent).await.id(), required.id(), "the view is remembered");
-    let status = poll(&agent).await.status;
-    assert_eq!(status.last_image.unwrap().as_str(), "web/1");
+    let PollReply { status, details, .. } = poll(&agent).await;
+    assert_eq!(details.last_image.as_ref().unwrap().as_str(), "web/1");
     assert_ne!(status.instance, first.instance);
     // The next image knows nothing of the service; it is stopped nevertheless.
     let required = self::required(&view(&agent).await, &machine, &[]);
@@ -295,9 +299,9 @@ async fn an_update_that_fails_forgets_no_service_and_claims_no_image() {
     assert!(matches!(error, AgentError::Failed { .. }), "{error}");
     assert_eq!((machine.read("conf").unwrap().as_str(), machine.calls().len()), ("old", 0));
     tree(&agent).await;
-    let status = poll(&agent).await.status;
-    assert!(status.last_update_error.unwrap().contains("were not fetched"));
-    assert_eq!(status.last_image, None);
+    let details = poll(&agent).await.details;
+    assert!(details.last_update_error.as_ref().unwrap().contains("were not fetched"));
+    assert_eq!(details.last_image, None);
     assert!(!machine.state.path().join("triggers.previous").exists());
 }
 
@@ -454,7 +458,7 @@ async fn the_agents_own_files_are_protected_and_no_view_shows_them() {
     std::fs::create_dir(&inner).unwrap();
     machine.protected = vec![inner, machine.root.path().join("ssl/subd"), PathBuf::from("/elsewhere")];
     let agent = machine.start();
-    let protected: Vec<_> = poll(&agent).await.status.traits.protected.into_iter().collect();
+    let protected: Vec<_> = poll(&agent).await.details.traits.protected.iter().cloned().collect();
     let path = |text: &str| ImagePath::parse(text.as_bytes()).unwrap();
     assert_eq!(protected, [path("/ssl/subd"), path("/state")]);
     let error = agent.set_view(View::everything()).await.unwrap_err();
@@ -475,7 +479,7 @@ async fn links_on_the_way_to_protected_files_are_protected_too() {
     std::os::unix::fs::symlink("round", root.join("round")).unwrap();
     machine.protected = vec![root.join("ssl/now/CA.pem"), root.join("round")];
     let agent = machine.start();
-    let protected: Vec<_> = poll(&agent).await.status.traits.protected.into_iter().collect();
+    let protected: Vec<_> = poll(&agent).await.details.traits.protected.iter().cloned().collect();
     let expected = ["/keys/now", "/keys/real/CA.pem", "/round", "/ssl"];
     assert_eq!(protected, expected.map(|text| ImagePath::parse(text.as_bytes()).unwrap()));
 }
@@ -487,13 +491,13 @@ async fn an_agent_without_a_view_notices_when_its_root_can_be_written_to() {
     let root = Root::open(machine.root.path()).unwrap();
     let other = dominator_fs::update::Updater::new(root, Arc::new(dominator_fs::seam::Kernel)).unwrap();
     let agent = machine.start();
-    let status = poll(&agent).await.status;
-    assert!(status.write_error.unwrap().contains("another agent"));
+    let PollReply { status, details, .. } = poll(&agent).await;
+    assert!(details.write_error.as_ref().unwrap().contains("another agent"));
     drop(other);
     let wait = Duration::from_secs(60);
     let request = PollRequest { known: Some(status.generation), wait, view: None };
-    let status = agent.poll(request).await.unwrap().status;
-    assert_eq!(status.write_error, None);
+    let details = agent.poll(request).await.unwrap().details;
+    assert_eq!(details.write_error, None);
 }
 
 /// Runs a test where it may mount things that nobody else sees; without the privilege it says that it does not.
@@ -609,16 +613,19 @@ async fn a_service_that_would_not_start_is_started_again_and_told_of() {
         let agent = machine.start();
         assert_eq!(tree(&agent).await.id(), required.id());
         assert_eq!(machine.calls(), [broken]);
-        let status = poll(&agent).await.status;
-        assert!(status.last_update_error.unwrap().contains("no licence"));
-        assert_eq!(status.last_image, None);
+        let details = poll(&agent).await.details;
+        assert!(details.last_update_error.as_ref().unwrap().contains("no licence"));
+        assert_eq!(details.last_image, None);
         *machine.services.broken.lock().unwrap() = None;
         let repaired = agent.update(order(&agent, &required, triggers).await).await.unwrap();
         assert!(repaired.is_success(), "{repaired:?}");
         assert_eq!(machine.calls(), [broken]);
         tree(&agent).await;
-        let status = poll(&agent).await.status;
-        assert_eq!((status.last_update_error, status.last_image.unwrap().as_str()), (None, "web/1"));
+        let details = poll(&agent).await.details;
+        assert_eq!(
+            (details.last_update_error.as_deref(), details.last_image.as_ref().unwrap().as_str()),
+            (None, "web/1")
+        );
         assert!(agent.update(order(&agent, &required, triggers).await).await.unwrap().is_success());
         assert_eq!(machine.calls(), <[String; 0]>::default(), "once is enough");
     }
@@ -673,7 +680,7 @@ async fn a_directory_that_was_kept_is_told_until_it_is_free_to_go() {
     let d = ImagePath::parse(b"/d").unwrap();
     assert_eq!(report.kept, std::slice::from_ref(&d));
     tree(&agent).await;
-    assert!(poll(&agent).await.status.kept.contains(&d));
+    assert!(poll(&agent).await.details.kept.contains(&d));
     // Also after an update that does not name it again.
     let recorded = loop {
         let request = UpdateRequest { plan: Plan::default(), ..order(&agent, &required, "[]").await };
@@ -685,11 +692,11 @@ async fn a_directory_that_was_kept_is_told_until_it_is_free_to_go() {
     };
     assert!(recorded.kept.is_empty());
     tree(&agent).await;
-    assert!(poll(&agent).await.status.kept.contains(&d));
+    assert!(poll(&agent).await.details.kept.contains(&d));
     machine.read("d/mine").unwrap();
     std::fs::remove_file(kept.join("mine")).unwrap();
     let mut known = None;
-    while !poll(&agent).await.status.kept.is_empty() {
+    while !poll(&agent).await.details.kept.is_empty() {
         let wait = Duration::from_secs(60);
         known = Some(agent.poll(PollRequest { known, wait, view: None }).await.unwrap().status.generation);
     }

@@ -19,8 +19,9 @@ use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::port::{
-    Agent, AgentError, Cause, FetchReport, FetchRequest, ImageError, ImageStore, ObjectSource, ObjectStore,
-    PathFailure, Piece, Pieces, PollReply, PollRequest, StoreError, UpdateReport, UpdateRequest, Verified,
+    Agent, AgentError, Boost, Cause, Configuration, FetchReport, FetchRequest, ImageError, ImageStore,
+    ObjectSource, ObjectStore, PathFailure, Piece, Pieces, PollReply, PollRequest, Reconfiguration,
+    StoreError, UpdateReport, UpdateRequest, Verified,
 };
 use dominator_core::tree::Snapshot;
 use dominator_core::view::{View, ViewId};
@@ -120,8 +121,11 @@ async fn orders_out_of_shape_are_refused() {
         refused(subd.update(stream::iter(parts)).await, Code::InvalidArgument, words);
     }
     refused(subd.set_view(stream::iter([])).await, Code::InvalidArgument, "the view can't be read");
-    let view = v1::PollRequest { view: vec![1].into(), known: None, wait_millis: 0 };
+    let view = v1::PollRequest { view: vec![1].into(), ..v1::PollRequest::default() };
     refused(subd.poll(view).await, Code::InvalidArgument, "32 bytes");
+    let held = Some(v1::HeldAnswer { tree: vec![1].into(), ..v1::HeldAnswer::default() });
+    let held = v1::PollRequest { held, ..v1::PollRequest::default() };
+    refused(subd.poll(held).await, Code::InvalidArgument, "32 bytes");
     let late = v1::FetchRequest { part: Some(v1::fetch_request::Part::Objects(v1::SizedObjects::default())) };
     refused(subd.fetch(stream::iter([late])).await, Code::InvalidArgument, "source");
     server.stop().await;
@@ -187,6 +191,18 @@ impl Agent for Liar {
 
     async fn clean_up(&self) -> Result<(), AgentError> {
         Ok(())
+    }
+
+    async fn configuration(&self) -> Result<Configuration, AgentError> {
+        Err(AgentError::NotNow(String::new()))
+    }
+
+    async fn configure(&self, _: Reconfiguration) -> Result<(), AgentError> {
+        Err(AgentError::NotNow(String::new()))
+    }
+
+    async fn boost(&self, _: Boost) -> Result<(), AgentError> {
+        Err(AgentError::NotNow(String::new()))
     }
 }
 
@@ -326,6 +342,18 @@ impl Agent for Mouth {
 
     async fn clean_up(&self) -> Result<(), AgentError> {
         Err(AgentError::Denied(self.0.clone()))
+    }
+
+    async fn configuration(&self) -> Result<Configuration, AgentError> {
+        Err(AgentError::NotNow(self.0.clone()))
+    }
+
+    async fn configure(&self, _: Reconfiguration) -> Result<(), AgentError> {
+        Err(AgentError::NotNow(self.0.clone()))
+    }
+
+    async fn boost(&self, _: Boost) -> Result<(), AgentError> {
+        Err(AgentError::NotNow(self.0.clone()))
     }
 }
 

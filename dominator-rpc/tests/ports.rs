@@ -18,8 +18,10 @@ use bytes::Bytes;
 use dominator_core::object::ObjectId;
 use dominator_core::plan::{Operation, Plan};
 use dominator_core::port::{
-    Agent, AgentError, FetchReport, FetchRequest, ImageError, ImageStore, ObjectSource, ObjectSources,
-    ObjectStore, PollReply, PollRequest, Scanned, StoreError, UpdateReport, UpdateRequest,
+    Agent, AgentDetails, AgentError, AgentStatus, Boost, Configuration, Corruption, FetchReport,
+    FetchRequest, ImageError, ImageStore, ObjectSource, ObjectSources, ObjectStore, Pacing, PathFailure,
+    Percent, PollReply, PollRequest, Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus,
+    StoreError, UpdateReport, UpdateRequest, Works,
 };
 use dominator_core::trigger::Triggers;
 use dominator_core::view::{View, ViewId};
@@ -52,8 +54,123 @@ async fn a_poll_tells_the_same_from_afar() {
         assert_eq!(remote.poll(PollRequest::default()).await.unwrap(), near);
         assert!(matches!(near.scanned, Scanned::Tree(_)));
     }
+    let details = agent.poll(PollRequest::default()).await.unwrap().details;
+    agent.tell(AgentDetails { write_error: Some("read-only".into()), ..AgentDetails::clone(&details) });
+    let told = remote.poll(PollRequest::default()).await.unwrap();
+    assert_eq!(told.details.write_error.as_deref(), Some("read-only"));
+    agent.become_like(&tree_of(&[("/etc/motd", b"bye")]));
+    let moved_on = remote.poll(PollRequest::default()).await.unwrap();
+    assert_ne!(moved_on.scanned, told.scanned);
+    assert_eq!(moved_on.details, told.details);
     let other = PollRequest { view: Some(ViewId(ObjectId::of(b"another"))), ..PollRequest::default() };
     assert_eq!(remote.poll(other).await.unwrap().scanned, Scanned::NeedView);
+    server.stop().await;
+}
+
+/// Answers every poll with the same.
+struct Settled(PollReply);
+
+#[async_trait]
+impl Agent for Settled {
+    async fn poll(&self, _: PollRequest) -> Result<PollReply, AgentError> {
+        Ok(self.0.clone())
+    }
+
+    async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
+        Ok(view.id())
+    }
+
+    async fn directories(&self, _: Vec<ObjectId>) -> Result<Vec<Bytes>, AgentError> {
+        Ok(Vec::new())
+    }
+
+    async fn fetch(&self, _: FetchRequest) -> Result<FetchReport, AgentError> {
+        Ok(FetchReport::default())
+    }
+
+    async fn update(&self, _: UpdateRequest) -> Result<UpdateReport, AgentError> {
+        Ok(UpdateReport::default())
+    }
+
+    async fn clean_up(&self) -> Result<(), AgentError> {
+        Ok(())
+    }
+
+    async fn configuration(&self) -> Result<Configuration, AgentError> {
+        Err(AgentError::NotNow("busy".into()))
+    }
+
+    async fn configure(&self, _: Reconfiguration) -> Result<(), AgentError> {
+        Ok(())
+    }
+
+    async fn boost(&self, _: Boost) -> Result<(), AgentError> {
+        Ok(())
+    }
+}
+
+fn noon() -> dominator_core::inode::Timestamp {
+    dominator_core::inode::Timestamp::new(1_800_000_000, 0).unwrap()
+}
+
+/// An answer with something in every field.
+fn full_reply(instance: u64) -> PollReply {
+    let path = |name: &str| name.path();
+    let traits = fake_agent_traits();
+    let status = AgentStatus {
+        instance,
+        generation: 3,
+        details: 7,
+        activity: dominator_core::port::Activity::Fetching,
+        unknown: 9,
+        free_space: 10,
+        scans: ScanStatus {
+            count: 4,
+            reach: ScanReach::Hinted,
+            duration: Duration::from_micros(5),
+            files_opened: 6,
+            bytes_hashed: 8,
+        },
+        scrub: Some(ScrubStatus { done: 1, total: 2, began: noon(), corruptions: 3 }),
+        pacing: Pacing { disk: Some(1), cpu: Percent::new(2), left: Some(3) },
+    };
+    let details = AgentDetails {
+        facts: vec![PathFailure { path: path("/a"), reason: "why".into() }],
+        kept: [path("/b")].into(),
+        last_update_error: Some("c".into()),
+        last_image: Some("d".parse().unwrap()),
+        write_error: Some("e".into()),
+        watch: Works::Yes,
+        beneath_mounts: Works::No("f".into()),
+        corruptions: vec![Corruption {
+            path: path("/g"),
+            was: ObjectId::of(b"h"),
+            is: ObjectId::of(b"i"),
+            found: noon(),
+        }],
+        ..AgentDetails::new(traits)
+    };
+    let tree = tree_of(&[("/etc/motd", b"hello")]).tree;
+    PollReply { scanned: Scanned::Tree(tree), status, details: Arc::new(details) }
+}
+
+fn fake_agent_traits() -> Arc<dominator_core::port::MachineTraits> {
+    Arc::new(dominator_core::port::MachineTraits {
+        protected: ["/var/lib/subd".path()].into(),
+        exclusions: dominator_core::filter::Filter::parse("/tmp/.*\n").unwrap(),
+        xattrs: dominator_core::view::XattrPolicy::ALL,
+        ownership: dominator_core::view::Ownership::Ignored,
+        mtime: dominator_core::view::Granularity::FINE,
+    })
+}
+
+#[tokio::test]
+async fn nothing_of_an_answer_is_lost_whether_it_is_sent_or_known() {
+    let reply = full_reply(1);
+    let (server, remote) = remote(Arc::new(Settled(reply.clone()))).await;
+    for _ in 0..3 {
+        assert_eq!(remote.poll(PollRequest::default()).await.unwrap(), reply);
+    }
     server.stop().await;
 }
 
@@ -67,6 +184,22 @@ async fn a_poll_waits_for_a_change_and_no_longer() {
     agent.become_like(&tree_of(&[("/new", b"")]));
     let reply = waiting.await.unwrap().unwrap();
     assert_ne!(reply.status.generation, known);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_is_configured_and_boosted_from_afar() {
+    let agent = fake_agent();
+    let (server, remote) = remote(agent.clone()).await;
+    assert_eq!(remote.configuration().await.unwrap(), agent.configuration().await.unwrap());
+    let change = Reconfiguration { cpu: Percent::new(50), scan_speed: None };
+    remote.configure(change).await.unwrap();
+    let configuration = remote.configuration().await.unwrap();
+    assert_eq!((configuration.cpu.get(), configuration.scan_speed.get()), (50, 100));
+    assert!(matches!(configuration.exclusions, dominator_core::filter::Filter::Lines(_)));
+    remote.boost(Boost::Scan).await.unwrap();
+    remote.boost(Boost::Cpu).await.unwrap();
+    assert_eq!(agent.boosts(), [Boost::Scan, Boost::Cpu]);
     server.stop().await;
 }
 
@@ -148,6 +281,18 @@ impl Agent for Recorder {
     }
 
     async fn clean_up(&self) -> Result<(), AgentError> {
+        self.failing()
+    }
+
+    async fn configuration(&self) -> Result<Configuration, AgentError> {
+        Err(AgentError::NotNow("busy".into()))
+    }
+
+    async fn configure(&self, _: Reconfiguration) -> Result<(), AgentError> {
+        self.failing()
+    }
+
+    async fn boost(&self, _: Boost) -> Result<(), AgentError> {
         self.failing()
     }
 }

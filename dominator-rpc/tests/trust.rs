@@ -15,7 +15,8 @@ use std::time::{Duration, SystemTime};
 
 use dominator_core::authorise::{Access, Role};
 use dominator_core::port::{
-    Agent, AgentError, ImageError, ImageStore, ObjectStore, PollRequest, StoreError, Unreachable,
+    Agent, AgentError, Boost, ImageError, ImageStore, ObjectStore, Percent, PollRequest, Reconfiguration,
+    StoreError, Unreachable,
 };
 use dominator_core_testkit::{image_of, tree_of};
 use dominator_rpc::authorise::methods;
@@ -157,6 +158,22 @@ async fn a_method_is_open_to_those_whose_certificate_lists_it_and_to_nobody_else
         }
     }
     assert_eq!(server.refusals.calls(), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_limits_of_an_agent_are_shown_to_all_and_changed_by_those_who_may() {
+    let world = World::new();
+    let fake = fake_agent();
+    let server = world.serve("subd", Services::new("test").agent(fake.clone())).await;
+    let agent = RemoteAgent::connect(&world.tls("alice", "Subd.BoostScanLimit"), &server.at()).await.unwrap();
+    assert!(agent.configuration().await.is_ok());
+    assert!(agent.boost(Boost::Scan).await.is_ok());
+    let change = Reconfiguration { cpu: None, scan_speed: Some(Percent::ALL) };
+    for error in [agent.boost(Boost::Cpu).await, agent.configure(change).await] {
+        assert!(matches!(&error, Err(AgentError::Denied(_))), "{error:?}");
+    }
+    assert_eq!(fake.boosts(), [Boost::Scan]);
     server.stop().await;
 }
 

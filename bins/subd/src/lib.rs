@@ -3,7 +3,7 @@
 
 mod options;
 
-pub use options::{DAEMON, Options, Services, USUAL_EXCLUSIONS};
+pub use options::{DAEMON, Options, ScanPriority, Services, USUAL_EXCLUSIONS};
 
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
         protected: options.own_files(),
         exclusions: options.exclusions().during(|| "can't use the exclusions".into())?,
         scan_interval: options.scan_interval.get(),
+        effort: options.effort(),
         services: services(&options),
         sources: Arc::new(Sources::new(tls.clone())),
         gate: None,

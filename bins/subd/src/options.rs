@@ -1,9 +1,13 @@
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use dominator_core::filter::{BadFilter, Filter, Lines};
+use dominator_core::port::Percent;
 use dominator_daemon::value::Duration;
 use dominator_daemon::{Daemon, DaemonOptions};
+use dominator_fs::agent::Effort;
+use dominator_fs::pace::{BytesPerSecond, Priority};
 
 /// What this daemon is called and where it lives.
 pub const DAEMON: Daemon = Daemon { name: "subd", listen: "0.0.0.0:6969", state_dir: "/var/lib/subd" };
@@ -29,6 +33,23 @@ pub struct Options {
     /// Begin a scan this long after the last one ended, as in 500ms, 60s, 2m
     #[arg(long, value_name = "TIME", default_value = "60s")]
     pub scan_interval: Duration,
+    /// Read at most this share of what the disk can, from 1 to 100, while scanning; what is in memory already is free;
+    /// 100 is no limit
+    #[arg(long, value_name = "PERCENT", default_value = "2")]
+    pub scan_speed_percent: Percent,
+    /// Use at most this share of the processors, and never more than one of them, while scanning; 100 is no limit
+    #[arg(long, value_name = "PERCENT", default_value = "50")]
+    pub cpu_percent: Percent,
+    /// How the threads that scan rank among the others of this machine: background is nice 15, and the disk when nobody
+    /// else wants it
+    #[arg(long, value_enum, default_value_t = ScanPriority::Background)]
+    pub scan_priority: ScanPriority,
+    /// How fast the disk is, in bytes a second, instead of measuring it at the first start
+    #[arg(long, value_name = "BYTES")]
+    pub root_device_bytes_per_second: Option<NonZeroU64>,
+    /// Read everything again in about this time, to find what the disk has lost, as in 24h; 0s is never
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub scrub_time: Duration,
     /// Never look at paths that match this line, as in a filter file; may be given several times [default, with
     /// --root-dir /: /data/.* /home/.* /tmp/.* /var/log/.* /var/mail/.* /var/spool/.* /var/tmp/.*]
     #[arg(long, value_name = "LINE")]
@@ -58,7 +79,31 @@ pub enum Services {
     None,
 }
 
+/// How threads rank among those of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScanPriority {
+    /// Behind all others
+    Background,
+    /// As the daemon was started
+    Inherited,
+}
+
 impl Options {
+    /// How hard it works at looking.
+    pub fn effort(&self) -> Effort {
+        let scrub = self.scrub_time.get();
+        Effort {
+            cpu: self.cpu_percent,
+            scan_speed: self.scan_speed_percent,
+            disk: self.root_device_bytes_per_second.and_then(|bytes| BytesPerSecond::new(bytes.get())),
+            priority: match self.scan_priority {
+                ScanPriority::Background => Priority::Background,
+                ScanPriority::Inherited => Priority::Inherited,
+            },
+            scrub: (!scrub.is_zero()).then_some(scrub),
+        }
+    }
+
     /// What the machine's operator wants left alone.
     ///
     /// # Errors
@@ -132,6 +177,22 @@ mod tests {
             given,
             ["/c", "/k", "/a", "/i"].map(PathBuf::from).into_iter().chain([file]).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn scans_are_held_back_unless_something_else_is_said() {
+        let effort = |arguments: &[&str]| {
+            let arguments = ["subd"].iter().chain(arguments);
+            let options: Options =
+                dominator_daemon::config::parse(|c| DAEMON.adjust(c), arguments.map(Into::into)).unwrap();
+            options.effort()
+        };
+        let usual = effort(&[]);
+        assert_eq!((usual.scan_speed.get(), usual.cpu.get()), (2, 50));
+        assert_eq!((usual.priority, usual.disk), (Priority::Background, None));
+        assert_eq!(usual.scrub.map(|time| time.as_secs()), Some(24 * 3600));
+        let given = effort(&["--scrub-time=0s", "--root-device-bytes-per-second=1000", "--cpu-percent=100"]);
+        assert_eq!((given.scrub, given.disk, given.cpu), (None, BytesPerSecond::new(1000), Percent::ALL));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Asks one machine's agent how the machine stands and what an image would change.
 #![forbid(unsafe_code)]
 
+mod limits;
 mod poll;
 mod request;
 
@@ -8,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use dominator_core::image::ImageName;
+use dominator_core::port::{Boost, Percent, Reconfiguration};
 use dominator_daemon::process::EXIT_STATUS;
 use dominator_daemon::report::{OutputOptions, show};
 use dominator_daemon::tls::TlsOptions;
@@ -15,7 +17,8 @@ use dominator_daemon::value::HostPort;
 use dominator_daemon::{During, Failure};
 use dominator_rpc::client::{RemoteAgent, RemoteImages};
 
-/// Asks one machine's subd how the machine stands and what an image would change. No file is changed.
+/// Asks one machine's subd how the machine stands and what an image would change, and says how hard it may work. No
+/// file of the machine is changed.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "subtool", version, after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS}"))]
 pub struct Options {
@@ -36,6 +39,8 @@ pub struct Options {
 const EXAMPLES: &str = "\
 Examples:
   subtool --sub web1:6969 poll
+  subtool --sub web1:6969 boost-scan-limit
+  subtool --sub web1:6969 set-config --scan-speed-percent 10
   subtool --sub web1:6969 show-update-request web/2026-11-22 --image-server images:6971";
 
 /// What can be done.
@@ -43,6 +48,24 @@ Examples:
 pub enum Command {
     /// Show how the machine stands
     Poll,
+    /// Lift the limit on processor time until the end of the scan under way, or of the next
+    BoostCpuLimit,
+    /// Lift the limit on reading from the disk until the end of the scan under way, or of the next
+    BoostScanLimit,
+    /// Show how hard subd may work and what it leaves alone
+    GetConfig,
+    /// Change how hard subd may work, until it ends
+    ///
+    /// To change it for good, change subd's configuration file.
+    #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
+    SetConfig {
+        /// Take at most this share of the processors for scans, from 1 to 100; 100 is no limit
+        #[arg(long, value_name = "PERCENT", group = "change")]
+        cpu_percent: Option<Percent>,
+        /// Take at most this share of the disk's speed for scans, from 1 to 100; 100 is no limit
+        #[arg(long, value_name = "PERCENT", group = "change")]
+        scan_speed_percent: Option<Percent>,
+    },
     /// Show what would be done to make the machine be an image
     ///
     /// When subd looks through another view than the image needs, it is told to look through that one, and scans anew;
@@ -67,6 +90,13 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let format = options.output.format();
     match options.command {
         Command::Poll => show(&poll::poll(&agent).await?, format)?,
+        Command::BoostCpuLimit => show(&limits::boost(&agent, Boost::Cpu).await?, format)?,
+        Command::BoostScanLimit => show(&limits::boost(&agent, Boost::Scan).await?, format)?,
+        Command::GetConfig => show(&limits::configuration(&agent).await?, format)?,
+        Command::SetConfig { cpu_percent, scan_speed_percent } => {
+            let change = Reconfiguration { cpu: cpu_percent, scan_speed: scan_speed_percent };
+            show(&limits::configure(&agent, change).await?, format)?;
+        }
         Command::ShowUpdateRequest { image, image_server } => {
             let images = RemoteImages::connect(&tls, &image_server.to_string()).await;
             let images = images.during(|| format!("can't get {image}"))?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dominator_core::herd::Required;
@@ -46,7 +47,7 @@ pub(crate) async fn request(
     let image = images.image(&name).await.during(|| format!("can't get {name}"))?;
     let tree = images.tree(&name).await.during(|| format!("can't get {name}"))?;
     let first = agent.poll(PollRequest::default()).await.during(|| "can't poll".into())?;
-    let required = Required::new(name, image, &tree, first.status.traits);
+    let required = Required::new(name, image, &tree, Arc::clone(&first.details.traits));
     let actual = scanned(agent, &required).await?;
     let compared = compare(agent, &required, &actual).await?;
     Ok(Request::of(&required, &compared))
@@ -88,7 +89,7 @@ async fn scanned(agent: &dyn Agent, required: &Required) -> Result<Tree, Failure
     let mut known = None;
     loop {
         let request = PollRequest { view: Some(required.view_id), known, wait: WAIT };
-        let PollReply { scanned, status } = agent.poll(request).await.during(|| "can't poll".into())?;
+        let PollReply { scanned, status, .. } = agent.poll(request).await.during(|| "can't poll".into())?;
         known = Some(status.generation);
         match scanned {
             Scanned::Tree(tree) => return Ok(tree),

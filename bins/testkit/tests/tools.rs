@@ -31,7 +31,7 @@ fn every_json_result_is_as_its_schema_says() {
     let [first, second] = [&trees[0], &trees[1]].map(|path| path.to_str().unwrap());
     let images = ["--image-server", &server, "--json"];
     let fleet = ["--dominator", &controller, "--json"];
-    let rows: [Row<'_>; 18] = [
+    let rows: [Row<'_>; 22] = [
         ("imagetool-add", "imagetool", &images, &["add", "web/1", first, filter, triggers], 0),
         ("imagetool-add", "imagetool", &images, &["add", "web/2", second, "", ""], 0),
         ("imagetool-list", "imagetool", &images, &["list"], 0),
@@ -48,6 +48,10 @@ fn every_json_result_is_as_its_schema_says() {
         ("domtool-enable-updates", "domtool", &fleet, &["enable-updates"], 0),
         ("domtool-clear-safety-shutoff", "domtool", &fleet, &["clear-safety-shutoff", "one"], 0),
         ("subtool-poll", "subtool", &["--sub", &sub, "--json"], &["poll"], 0),
+        ("subtool-boost-cpu-limit", "subtool", &["--sub", &sub, "--json"], &["boost-cpu-limit"], 0),
+        ("subtool-boost-scan-limit", "subtool", &["--sub", &sub, "--json"], &["boost-scan-limit"], 0),
+        ("subtool-get-config", "subtool", &["--sub", &sub, "--json"], &["get-config"], 0),
+        ("subtool-set-config", "subtool", &["--sub", &sub, "--json"], &["set-config", "--cpu-percent=9"], 0),
         (
             "subtool-show-update-request",
             "subtool",

@@ -45,7 +45,7 @@ fn each_call_is_allowed_by_its_own_method_and_denied_without() {
     // The tool, its words, the methods it needs that must be listed, and who is asked.
     let add = ["--image-server", &address, "add", "web/1", tree.to_str().unwrap(), "", ""];
     let get = lab.path("got");
-    let rows: [(&str, &[&str], &[&str], &Process); 4] = [
+    let rows: [(&str, &[&str], &[&str], &Process); 6] = [
         ("imagetool", &add, &["ObjectServer.AddObjects", "ImageServer.AddImage"], &images),
         (
             "imagetool",
@@ -54,6 +54,8 @@ fn each_call_is_allowed_by_its_own_method_and_denied_without() {
             &images,
         ),
         ("subtool", &["--sub", &sub, "poll"], &["Subd.Poll"], &subd),
+        ("subtool", &["--sub", &sub, "boost-scan-limit"], &["Subd.BoostScanLimit"], &subd),
+        ("subtool", &["--sub", &sub, "set-config", "--cpu-percent", "9"], &["Subd.SetConfiguration"], &subd),
         (
             "domtool",
             &["--dominator", &dominator_address, "disable-updates", "why not"],

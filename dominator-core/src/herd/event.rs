@@ -66,7 +66,7 @@ pub enum Action {
     /// Poll; answer with [`Event::Polled`].
     Poll(PollRequest),
     /// Make [`Required`] of the wanted image for these traits; answer with [`Event::Required`].
-    Require(ImageName, Arc<Image>, MachineTraits),
+    Require(ImageName, Arc<Image>, Arc<MachineTraits>),
     /// Send the view; answer with [`Event::ViewSet`].
     SetView(Arc<Required>),
     /// Compare the machine's tree with the required one, getting directories that differ; answer with

@@ -28,7 +28,7 @@ pub struct Required {
     /// Its manifest.
     pub image: Arc<Image>,
     /// The machine's part in the view.
-    pub traits: MachineTraits,
+    pub traits: Arc<MachineTraits>,
     /// The view.
     pub view: View,
     /// The id of the view.
@@ -46,7 +46,7 @@ pub struct Required {
 impl Required {
     /// What a machine of these traits must be. `tree` is the image's own tree. Takes time in proportion to the tree:
     /// keep the result for all machines alike.
-    pub fn new(name: ImageName, image: Arc<Image>, tree: &Snapshot, traits: MachineTraits) -> Self {
+    pub fn new(name: ImageName, image: Arc<Image>, tree: &Snapshot, traits: Arc<MachineTraits>) -> Self {
         let view = traits.view(&image, tree);
         let tree = view.apply(tree);
         let (mut inodes, mut computed) = (0, BTreeSet::new());

@@ -8,8 +8,8 @@ use super::{Action, CompareError, Event, Moment, Required, Settings, Status, Sub
 use crate::path::ImagePath;
 use crate::plan::{Compared, Plan};
 use crate::port::{
-    Activity, AgentError, AgentStatus, Chain, FetchReport, PollReply, PollRequest, Scanned, StoreError,
-    Unreachable, UpdateReport,
+    Activity, AgentDetails, AgentError, AgentStatus, Chain, FetchReport, PollReply, PollRequest, Scanned,
+    StoreError, Unreachable, UpdateReport,
 };
 use crate::tree::TreeId;
 
@@ -49,6 +49,13 @@ struct Accepted {
     kept: BTreeSet<ImagePath>,
 }
 
+/// What the last poll answered, but for the tree.
+#[derive(Clone, Debug)]
+struct Last {
+    status: AgentStatus,
+    details: Arc<AgentDetails>,
+}
+
 /// One machine: what is known of it and what is to be done next.
 #[derive(Debug)]
 pub struct Sub {
@@ -58,8 +65,7 @@ pub struct Sub {
     phase: Phase,
     status: Status,
     info: SubInfo,
-    /// What the last poll answered, but for the tree.
-    last: Option<AgentStatus>,
+    last: Option<Last>,
     required: Option<Arc<Required>>,
     /// The tree and the plan that are being worked on.
     pending: Option<(TreeId, Plan)>,
@@ -127,11 +133,11 @@ impl Sub {
                 Wanted::Undefined => None,
                 Wanted::NotReady(name, _) | Wanted::Ready(name, _) => Some(name.clone()),
             },
-            last_image: last.and_then(|status| status.last_image.clone()),
-            unknown: last.map_or(0, |status| status.unknown),
-            kept: last.map(|status| status.kept.clone()).unwrap_or_default(),
-            scan_count: last.map_or(0, |status| status.scan_count),
-            scan_duration: last.map_or(Duration::ZERO, |status| status.scan_duration),
+            last_image: last.and_then(|last| last.details.last_image.clone()),
+            unknown: last.map_or(0, |last| last.status.unknown),
+            kept: last.map(|last| last.details.kept.clone()).unwrap_or_default(),
+            scan_count: last.map_or(0, |last| last.status.scans.count),
+            scan_duration: last.map_or(Duration::ZERO, |last| last.status.scans.duration),
             ..self.info.clone()
         }
     }
@@ -268,7 +274,7 @@ impl Sub {
         self.last_poll = now;
         out.push(Action::Poll(PollRequest {
             view: self.required.as_ref().map(|required| required.view_id),
-            known: self.last.as_ref().map(|status| status.generation).filter(|_| !wait.is_zero()),
+            known: self.last.as_ref().map(|last| last.status.generation).filter(|_| !wait.is_zero()),
             wait,
         }));
     }
@@ -288,15 +294,15 @@ impl Sub {
 
     fn on_polled(&mut self, now: Moment, reply: PollReply, out: &mut Vec<Action>) {
         self.info.last_reply = Some(now);
-        let status = reply.status;
-        if self.last.as_ref().is_some_and(|last| last.instance != status.instance) {
+        let PollReply { scanned, status, details } = reply;
+        if self.last.as_ref().is_some_and(|last| last.status.instance != status.instance) {
             // The agent began anew and may have been anything in between.
             self.updated = false;
             self.accepted = None;
         }
-        self.last = Some(status.clone());
-        if let Some(error) = status.write_error {
-            return self.rest(now, Status::Unwritable, Some(error), out);
+        self.last = Some(Last { status, details: Arc::clone(&details) });
+        if let Some(error) = &details.write_error {
+            return self.rest(now, Status::Unwritable, Some(error.clone()), out);
         }
         match status.activity {
             Activity::Fetching => return self.settle(now, Status::Fetching, out),
@@ -311,12 +317,12 @@ impl Sub {
             }
             Wanted::Ready(name, image) => (name.clone(), Arc::clone(image)),
         };
-        let suits = |required: &&Arc<Required>| required.traits == status.traits;
+        let suits = |required: &&Arc<Required>| required.traits == details.traits;
         let Some(required) = self.required.as_ref().filter(suits).cloned() else {
             self.phase = Phase::Requiring;
-            return out.push(Action::Require(name, image, status.traits));
+            return out.push(Action::Require(name, image, Arc::clone(&details.traits)));
         };
-        self.on_scanned(now, required, reply.scanned, out);
+        self.on_scanned(now, required, scanned, out);
     }
 
     fn on_scanned(&mut self, now: Moment, required: Arc<Required>, scanned: Scanned, out: &mut Vec<Action>) {
@@ -337,7 +343,7 @@ impl Sub {
         let actual = tree.id();
         let last = self.last.as_ref();
         let recorded = self.is_recorded(&required);
-        let kept = last.map(|status| status.kept.clone()).unwrap_or_default();
+        let kept = last.map(|last| last.details.kept.clone()).unwrap_or_default();
         let accepted = Some(Accepted { required: required.tree_id, actual, kept });
         if recorded && (actual == required.tree_id || accepted == self.accepted) {
             return self.synced(now, out);
@@ -358,9 +364,9 @@ impl Sub {
     /// Whether the machine says itself that it was wholly made to be the image. One whose last update failed does not,
     /// whatever its tree: a service may be owed its start. Another update, even an empty one, pays that.
     fn is_recorded(&self, required: &Required) -> bool {
-        self.last.as_ref().is_some_and(|status| {
-            let known = required.is_sparse() || status.last_image.as_ref() == Some(&required.name);
-            known && status.last_update_error.is_none()
+        self.last.as_ref().is_some_and(|Last { details, .. }| {
+            let known = required.is_sparse() || details.last_image.as_ref() == Some(&required.name);
+            known && details.last_update_error.is_none()
         })
     }
 
@@ -370,7 +376,7 @@ impl Sub {
         else {
             return self.poll(now, Duration::ZERO, out);
         };
-        let kept = self.last.as_ref().map(|status| status.kept.clone()).unwrap_or_default();
+        let kept = self.last.as_ref().map(|last| last.details.kept.clone()).unwrap_or_default();
         let (plan, _) = compared.plan.without_kept(&kept);
         if plan.is_empty() {
             self.accepted = Some(Accepted { required: required.tree_id, actual, kept });
@@ -474,7 +480,7 @@ impl Sub {
         self.failures = 0;
         self.pending = None;
         // It is what it must be as far as anybody can see, which is said.
-        let unknown = self.last.as_ref().map_or(0, |status| status.unknown);
+        let unknown = self.last.as_ref().map_or(0, |last| last.status.unknown);
         let first = self.first_fact().unwrap_or_default();
         let detail = (unknown > 0).then(|| format!("not looked at: {unknown}, first {first}"));
         self.set(Status::Synced, detail);
@@ -487,7 +493,7 @@ impl Sub {
 
     /// The first thing the agent could not look at.
     fn first_fact(&self) -> Option<String> {
-        let fact = self.last.as_ref()?.facts.first()?;
+        let fact = self.last.as_ref()?.details.facts.first()?;
         Some(format!("{}: {}", fact.path, fact.reason))
     }
 

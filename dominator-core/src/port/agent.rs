@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,16 +5,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::{Cause, StoreError};
-use crate::filter::Filter;
-use crate::image::{Image, ImageName};
+use super::{Boost, Cause, Configuration, PathFailure, PollReply, Reconfiguration, StoreError};
+use crate::image::ImageName;
 use crate::machine::Machine;
 use crate::object::ObjectId;
 use crate::path::ImagePath;
 use crate::plan::Plan;
-use crate::tree::{Snapshot, Tree, TreeId};
+use crate::tree::TreeId;
 use crate::trigger::Triggers;
-use crate::view::{Granularity, Ownership, View, ViewId, XattrPolicy};
+use crate::view::{View, ViewId};
 
 /// One machine, near or far.
 ///
@@ -40,6 +38,15 @@ pub trait Agent: Send + Sync {
 
     /// Makes the agent drop the objects it keeps beside its root.
     async fn clean_up(&self) -> Result<(), AgentError>;
+
+    /// How hard the agent may work.
+    async fn configuration(&self) -> Result<Configuration, AgentError>;
+
+    /// Changes that until the agent ends.
+    async fn configure(&self, change: Reconfiguration) -> Result<(), AgentError>;
+
+    /// Lifts a limit until the end of the scan under way, or of the next, when there is none.
+    async fn boost(&self, boost: Boost) -> Result<(), AgentError>;
 }
 
 /// Finds the agent of a machine.
@@ -58,111 +65,6 @@ pub struct PollRequest {
     pub known: Option<u64>,
     /// How long the answer may wait for a generation other than `known`.
     pub wait: Duration,
-}
-
-/// How a machine stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PollReply {
-    /// What was scanned.
-    pub scanned: Scanned,
-    /// Everything else.
-    pub status: AgentStatus,
-}
-
-/// What an agent has seen of its machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scanned {
-    /// It looks through another view, or none: send the one you mean.
-    NeedView,
-    /// No scan has been completed since the view was set or the last update was made.
-    NotYet,
-    /// All in view was looked at.
-    Tree(Tree),
-}
-
-/// The state of an agent beside its tree. Small, whatever the size of the machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentStatus {
-    /// Drawn anew when the agent starts.
-    pub instance: u64,
-    /// Counts up with every change of what a poll would answer.
-    pub generation: u64,
-    /// How many scans were completed since the start.
-    pub scan_count: u64,
-    /// How long the last one took.
-    pub scan_duration: Duration,
-    /// How many paths in view could not be read or would not hold still.
-    pub unknown: u64,
-    /// Some of them, with the reason, for people to read; at most [`AgentStatus::MAX_FACTS`].
-    pub facts: Vec<PathFailure>,
-    /// What the last plan wanted deleted that still holds what is not in view, or is a mount point or leads to one.
-    pub kept: BTreeSet<ImagePath>,
-    /// What it is doing.
-    pub activity: Activity,
-    /// How the last update of this run went, if it failed.
-    pub last_update_error: Option<String>,
-    /// The image the machine was last made to be, also by an earlier run of the agent.
-    pub last_image: Option<ImageName>,
-    /// Room for objects, in bytes.
-    pub free_space: u64,
-    /// Why the root can't be written to, if it can't.
-    pub write_error: Option<String>,
-    /// What the machine is able to do and wants left alone.
-    pub traits: MachineTraits,
-}
-
-impl AgentStatus {
-    /// How many facts a status carries at most.
-    pub const MAX_FACTS: usize = 100;
-}
-
-/// What an agent is doing beside scanning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Activity {
-    /// Nothing.
-    #[default]
-    Idle,
-    /// Getting objects.
-    Fetching,
-    /// Applying a plan.
-    Updating,
-}
-
-/// The machine's part in the view: what it is able to do and what it wants left alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MachineTraits {
-    /// Paths never to be looked at, with all below: the agent's own state and keys.
-    pub protected: BTreeSet<ImagePath>,
-    /// Paths the machine's operator excludes from scans.
-    pub exclusions: Filter,
-    /// The classes of extended attributes its file-system can keep and the agent may set.
-    pub xattrs: XattrPolicy,
-    /// Whether the agent may set owners.
-    pub ownership: Ownership,
-    /// How fine its times are.
-    pub mtime: Granularity,
-}
-
-impl MachineTraits {
-    /// The effective view of a machine that must be `image`, whose tree is `tree`.
-    pub fn view(&self, image: &Image, tree: &Snapshot) -> View {
-        let lines = |filter: &Filter| matches!(filter, Filter::Lines(_));
-        let only = (image.filter == Filter::Sparse).then(|| {
-            let mut paths = BTreeSet::new();
-            tree.walk(|path, _| {
-                paths.insert(path.clone());
-            });
-            paths
-        });
-        View {
-            filters: [&image.filter, &self.exclusions].into_iter().filter(|f| lines(f)).cloned().collect(),
-            protected: self.protected.clone(),
-            only,
-            xattrs: self.xattrs.and(image.xattrs),
-            ownership: self.ownership,
-            mtime: self.mtime,
-        }
-    }
 }
 
 /// An order to get objects.
@@ -218,15 +120,6 @@ impl UpdateReport {
     pub fn is_success(&self) -> bool {
         self.failures.is_empty() && self.services.iter().all(|service| service.error.is_none())
     }
-}
-
-/// A path and what is wrong with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PathFailure {
-    /// Which path.
-    pub path: ImagePath,
-    /// What failed and why, for people to read.
-    pub reason: String,
 }
 
 /// What was done to a service.

@@ -9,10 +9,11 @@ mod chain;
 mod fleet;
 mod image;
 mod object;
+mod status;
 
 pub use agent::{
-    Activity, Agent, AgentDialer, AgentError, AgentStatus, FetchReport, FetchRequest, MachineTraits,
-    PathFailure, PollReply, PollRequest, Scanned, ServiceOutcome, Unreachable, UpdateReport, UpdateRequest,
+    Agent, AgentDialer, AgentError, FetchReport, FetchRequest, PollRequest, ServiceOutcome, Unreachable,
+    UpdateReport, UpdateRequest,
 };
 pub use chain::Chain;
 pub use fleet::{
@@ -21,6 +22,10 @@ pub use fleet::{
 };
 pub use image::{ImageError, ImageStore};
 pub use object::{ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, StoreError, Verified};
+pub use status::{
+    Activity, AgentDetails, AgentStatus, BadPercent, Boost, Configuration, Corruption, MachineTraits, Pacing,
+    PathFailure, Percent, PollReply, Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus, Works,
+};
 
 use std::error::Error;
 use std::fmt;

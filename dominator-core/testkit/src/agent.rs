@@ -5,14 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::filter::Filter;
-use dominator_core::image::{Image, ImageName};
+use dominator_core::image::Image;
 use dominator_core::inode::{Inode, Kind, Mode, Timestamp, Xattrs};
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::plan::Operation;
 use dominator_core::port::{
-    Activity, Agent, AgentError, AgentStatus, FetchReport, FetchRequest, MachineTraits, ObjectSources,
-    ObjectStore as _, PollReply, PollRequest, Scanned, StoreError, UpdateReport, UpdateRequest,
+    Agent, AgentDetails, AgentError, AgentStatus, Boost, Configuration, FetchReport, FetchRequest,
+    MachineTraits, ObjectSources, ObjectStore as _, Percent, PollReply, PollRequest, Reconfiguration,
+    ScanStatus, Scanned, StoreError, UpdateReport, UpdateRequest,
 };
 use dominator_core::tree::{Builder, Directories as _, DirectoryId, Snapshot};
 use dominator_core::trigger::Triggers;
@@ -34,7 +35,11 @@ pub struct FakeAgent {
 struct State {
     files: BTreeMap<ImagePath, Inode>,
     view: Option<View>,
-    last_image: Option<ImageName>,
+    details: Arc<AgentDetails>,
+    /// Counts their changes.
+    details_version: u64,
+    configuration: Configuration,
+    boosts: Vec<Boost>,
 }
 
 impl FakeAgent {
@@ -44,7 +49,7 @@ impl FakeAgent {
         Self {
             sources,
             fetched: MemoryObjects::default(),
-            state: Mutex::new(State { files, view: None, last_image: None }),
+            state: Mutex::new(State::new(files)),
             generation: watch::Sender::new(0),
             updates: watch::Sender::new(0),
         }
@@ -55,6 +60,16 @@ impl FakeAgent {
         let mut files = BTreeMap::new();
         tree.walk(|path, inode| drop(files.insert(path.clone(), inode.clone())));
         self.change(|state| state.files = files);
+    }
+
+    /// Makes the machine tell these details.
+    pub fn tell(&self, details: AgentDetails) {
+        self.change(|state| state.tell(details));
+    }
+
+    /// The limits it was made to lift, in order.
+    pub fn boosts(&self) -> Vec<Boost> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).boosts.clone()
     }
 
     /// How many updates were applied; changes are told.
@@ -82,7 +97,19 @@ impl FakeAgent {
             Some(_) | None => Scanned::NeedView,
         };
         let generation = *self.generation.borrow();
-        PollReply { scanned, status: status(generation, state.last_image.clone()) }
+        let status = AgentStatus {
+            instance: 1,
+            generation,
+            details: state.details_version,
+            scans: ScanStatus {
+                count: generation,
+                duration: Duration::from_millis(3),
+                ..ScanStatus::default()
+            },
+            free_space: 1 << 40,
+            ..AgentStatus::default()
+        };
+        PollReply { scanned, status, details: Arc::clone(&state.details) }
     }
 }
 
@@ -138,7 +165,8 @@ impl Agent for FakeAgent {
             moved_on = base != Some(request.base);
             if !moved_on {
                 request.plan.operations.iter().for_each(|operation| state.apply(operation));
-                state.last_image = request.image.clone();
+                let last_image = request.image.clone();
+                state.tell(AgentDetails { last_image, ..AgentDetails::clone(&state.details) });
             }
         });
         if moved_on {
@@ -151,9 +179,44 @@ impl Agent for FakeAgent {
     async fn clean_up(&self) -> Result<(), AgentError> {
         Ok(())
     }
+
+    async fn configuration(&self) -> Result<Configuration, AgentError> {
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner).configuration.clone())
+    }
+
+    async fn configure(&self, change: Reconfiguration) -> Result<(), AgentError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let Configuration { cpu, scan_speed, .. } = &mut state.configuration;
+        *cpu = change.cpu.unwrap_or(*cpu);
+        *scan_speed = change.scan_speed.unwrap_or(*scan_speed);
+        Ok(())
+    }
+
+    async fn boost(&self, boost: Boost) -> Result<(), AgentError> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).boosts.push(boost);
+        Ok(())
+    }
 }
 
 impl State {
+    fn new(files: BTreeMap<ImagePath, Inode>) -> Self {
+        let traits = traits();
+        let exclusions = traits.exclusions.clone();
+        Self {
+            files,
+            view: None,
+            details: Arc::new(AgentDetails::new(Arc::new(traits))),
+            details_version: 0,
+            configuration: Configuration { cpu: Percent::ALL, scan_speed: Percent::ALL, exclusions },
+            boosts: Vec::new(),
+        }
+    }
+
+    fn tell(&mut self, details: AgentDetails) {
+        self.details = Arc::new(details);
+        self.details_version += 1;
+    }
+
     fn snapshot(&self, view: &View) -> Snapshot {
         let mut builder = Builder::new(directory()).expect("invariant: a directory is a root");
         for (path, inode) in &self.files {
@@ -182,27 +245,13 @@ impl State {
     }
 }
 
-fn status(generation: u64, last_image: Option<ImageName>) -> AgentStatus {
-    AgentStatus {
-        instance: 1,
-        generation,
-        scan_count: generation,
-        scan_duration: Duration::from_millis(3),
-        unknown: 0,
-        facts: Vec::new(),
-        kept: BTreeSet::new(),
-        activity: Activity::Idle,
-        last_update_error: None,
-        last_image,
-        free_space: 1 << 40,
-        write_error: None,
-        traits: MachineTraits {
-            protected: BTreeSet::new(),
-            exclusions: Filter::parse("/proc/.*\n").expect("invariant: this is a filter"),
-            xattrs: XattrPolicy::ALL,
-            ownership: Ownership::Kept,
-            mtime: Granularity::FINE,
-        },
+fn traits() -> MachineTraits {
+    MachineTraits {
+        protected: BTreeSet::new(),
+        exclusions: Filter::parse("/proc/.*\n").expect("invariant: this is a filter"),
+        xattrs: XattrPolicy::ALL,
+        ownership: Ownership::Kept,
+        mtime: Granularity::FINE,
     }
 }
 

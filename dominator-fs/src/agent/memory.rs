@@ -1,18 +1,20 @@
 use std::fs::DirBuilder;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use dominator_core::image::ImageName;
 use dominator_core::inode::Mode;
-use dominator_core::port::Cause;
+use dominator_core::port::{Cause, Chain};
 use dominator_core::trigger::{Trigger, Triggers};
 use dominator_core::view::View;
 use rustix::fs::{FlockOperation, OFlags};
 use thiserror::Error;
 
 use crate::publish::{self, Replace};
+use crate::root::Root;
+use crate::scan::{Cache, CacheError};
 use crate::seam::{At, Kernel};
 use crate::service::{Debt, Due};
 use crate::update::{Ledger, open_file};
@@ -59,6 +61,9 @@ impl Memory {
     const TRIGGERS: &'static str = "triggers.previous";
     const IMAGE: &'static str = "image.last";
     const OWED: &'static str = "services.owed";
+    const SCAN: &'static str = "scan.cache";
+    /// How fast the disk is.
+    pub(super) const DISK_SPEED: &'static [u8] = b"disk.speed";
     /// Stands before a service that is to be reloaded; no name of a service has a space.
     const RELOAD: &'static str = "reload ";
     /// Room for every service an image and the one before may know, with all an update before owed to them.
@@ -76,6 +81,27 @@ impl Memory {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(MemoryError::Busy { path: path.to_owned() }),
             Err(error) => Err(fault(error.into())),
         }
+    }
+
+    /// The directory itself, for what others keep there.
+    pub(super) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// What earlier scans found. Only a cache: one that can't be read is none.
+    pub(super) fn scan_cache(&self, root: &Root) -> Option<Cache> {
+        match Cache::load(self.dir(), Self::SCAN.as_bytes(), root) {
+            Ok(cache) => Some(cache),
+            Err(CacheError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "what earlier scans found is forgotten");
+                None
+            }
+        }
+    }
+
+    pub(super) fn remember_scan(&self, cache: &Cache) -> Result<(), CacheError> {
+        cache.save(self.dir(), Self::SCAN.as_bytes()).map(|_durable| ())
     }
 
     /// The view that was set last. Only a cache: one that can't be read is none.

@@ -1,15 +1,17 @@
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dominator_core::port::Chain;
+use dominator_core::view::View;
 
 use super::Shared;
+use super::ears::Ears;
+use super::hints::{Hints, Where};
+use super::looking::Eyes;
 use super::order::Inherited;
-use super::state::{Assignment, Next};
-use crate::scan::{Scan, ScanError, Scanner};
+use super::state::{Assignment, Due, Next};
+use crate::watch::Changes;
 
 /// The thread that scans. It ends when this is dropped, within the time a file buffer takes to be read.
 pub(super) struct ScanThread {
@@ -29,7 +31,7 @@ impl ScanThread {
             if let Some(inherited) = inherited {
                 inherited.repay();
             }
-            run(&theirs, interval);
+            Vigil::begin(&theirs, interval).keep();
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -38,7 +40,7 @@ impl ScanThread {
 impl Drop for ScanThread {
     fn drop(&mut self) {
         self.shared.lock().stop();
-        self.shared.wake.notify_all();
+        self.shared.bell.ring();
         if let Some(thread) = self.thread.take() {
             // It has nothing to say; a panic in it was reported when it happened.
             drop(thread.join());
@@ -46,80 +48,109 @@ impl Drop for ScanThread {
     }
 }
 
-fn run(shared: &Shared, interval: Duration) {
-    let mut due = Instant::now();
-    while let Some(duty) = wait(shared, due) {
-        if let Duty::Scan(assignment) = duty {
-            scan(shared, &assignment);
-        }
-        // Also when nothing can be scanned: a controller sends no view to a machine it takes for unwritable.
-        shared.look_at_the_disk_if_idle();
-        due = Instant::now() + interval;
-    }
+/// Looks at everything again and again, and in between where changes are seen.
+struct Vigil<'a> {
+    shared: &'a Shared,
+    interval: Duration,
+    /// When everything is looked at next.
+    due: Instant,
+    ears: Ears<'a>,
+    eyes: Eyes<'a>,
+    hints: Hints,
 }
 
 /// What the thread does next.
 enum Duty {
     Scan(Assignment),
+    LookAgain(Assignment),
     /// A scan is due, but there is no view, or an update is being made; when that ends, a scan is wanted.
     LookAtTheDisk,
 }
 
-/// Waits until a scan is due or wanted; nothing when the agent stops.
-fn wait(shared: &Shared, due: Instant) -> Option<Duty> {
-    let mut state = shared.lock();
-    loop {
-        let left = due.saturating_duration_since(Instant::now());
-        match state.next_scan(left.is_zero()) {
-            Next::Scan(assignment) => return Some(Duty::Scan(assignment)),
-            Next::Stop => return None,
-            Next::Wait if left.is_zero() => return Some(Duty::LookAtTheDisk),
-            Next::Wait => {}
+impl<'a> Vigil<'a> {
+    fn begin(shared: &'a Shared, interval: Duration) -> Self {
+        // Before the first scan: what is changed behind its back is seen.
+        let (ears, watch) = Ears::open(&shared.bell, &shared.root);
+        shared.tell(|state| state.set_watch(watch));
+        // The threads that scans use begin with what this one has.
+        shared.reins.pacer().enter();
+        shared.reins.learn_speed(&shared.root, &shared.memory);
+        let (eyes, hints) = (Eyes::open(shared), Hints::new(interval));
+        Self { shared, interval, due: Instant::now(), ears, eyes, hints }
+    }
+
+    fn keep(mut self) {
+        while let Some(duty) = self.wait() {
+            match duty {
+                Duty::Scan(assignment) => {
+                    self.hints.clear();
+                    self.eyes.scan(&assignment);
+                }
+                Duty::LookAgain(assignment) => {
+                    match self.hints.take(Instant::now()) {
+                        Some(Where::Only(directories)) => self.eyes.look_again(&assignment, &directories),
+                        Some(Where::Everywhere) => self.eyes.scan(&assignment),
+                        None => {}
+                    }
+                    // The disk, and the time of the next scan, are as they were.
+                    continue;
+                }
+                Duty::LookAtTheDisk => {}
+            }
+            // Also when nothing can be scanned: a controller sends no view to a machine it takes for unwritable.
+            self.shared.look_at_the_disk_if_idle();
+            self.due = Instant::now() + self.interval;
         }
-        let waited = shared.wake.wait_timeout(state, left);
-        state = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        self.eyes.close();
     }
-}
 
-fn scan(shared: &Shared, assignment: &Assignment) {
-    let scanner = Scanner::new(shared.root.clone(), Arc::clone(&assignment.view));
-    let Some(outcome) = outcome(|| scanner.scan(&assignment.cancel)) else { return };
-    if let Err(error) = &outcome {
-        tracing::error!(error, "scan failed");
+    /// Waits until there is something to do; nothing when the agent stops.
+    fn wait(&mut self) -> Option<Duty> {
+        loop {
+            let now = Instant::now();
+            let changes = self.hints.due();
+            let due = match changes {
+                _ if self.due <= now => Due::Everything,
+                Some(changes) if changes <= now => Due::Changes,
+                Some(_) | None => Due::Nothing,
+            };
+            let next = self.shared.lock().next_scan(due);
+            match (next, due) {
+                (Next::Scan(assignment), _) => return Some(Duty::Scan(assignment)),
+                (Next::LookAgain(assignment), _) => return Some(Duty::LookAgain(assignment)),
+                (Next::Stop, _) => return None,
+                (Next::Wait(_), Due::Everything) => return Some(Duty::LookAtTheDisk),
+                (Next::Wait(view), Due::Changes | Due::Nothing) => {
+                    // What can't be looked at now is, when that changes: the bell is rung then.
+                    let until =
+                        changes.filter(|_| due == Due::Nothing).map_or(self.due, |at| at.min(self.due));
+                    self.listen(view.as_deref(), until);
+                }
+            }
+        }
     }
-    let mut state = shared.lock();
-    if state.take_scan(assignment, outcome) {
-        shared.announce(state);
-    }
-}
 
-/// What came of a scan; nothing when it was cancelled. A scan that panics has failed: were this thread to end with it,
-/// polls would go on answering what was true before.
-fn outcome(scan: impl FnOnce() -> Result<Scan, ScanError>) -> Option<Result<Scan, String>> {
-    match std::panic::catch_unwind(AssertUnwindSafe(scan)) {
-        Ok(Err(ScanError::Cancelled)) => None,
-        Ok(other) => Some(other.map_err(|error| Chain(&error).to_string())),
-        Err(_) => Some(Err("the scan ended by a bug of the agent; its log says where".to_owned())),
+    fn listen(&mut self, view: Option<&View>, until: Instant) {
+        match self.ears.listen(view, until) {
+            Ok(Changes::Nothing) => {}
+            Ok(changes) => self.hints.add(Instant::now(), changes),
+            Err(why) => self.shared.tell(|state| state.set_watch(dominator_core::port::Works::No(why))),
+        }
     }
 }
 
 impl Shared {
+    /// Changes the state and lets those who wait for the machine know, but not the scanning thread.
+    fn tell(&self, change: impl FnOnce(&mut super::state::State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        self.announce(state);
+    }
+
     /// The updater is locked for as long as an order takes; a scan must not wait for it.
     fn look_at_the_disk_if_idle(&self) {
         if self.lock().is_idle() {
             self.look_at_the_disk();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scan_that_panics_has_failed_and_is_not_passed_over() {
-        let failed = outcome(|| panic!("a bug")).unwrap().unwrap_err();
-        assert!(failed.contains("bug"), "{failed}");
-        assert!(outcome(|| Err(ScanError::Cancelled)).is_none());
     }
 }

@@ -1,13 +1,15 @@
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use dominator_core::image::ImageName;
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
-use dominator_core::port::{Activity, AgentError, AgentStatus, MachineTraits, PathFailure, Scanned};
+use dominator_core::port::{
+    Activity, AgentDetails, AgentError, AgentStatus, MachineTraits, PathFailure, ScanReach, ScanStatus,
+    Scanned, Works,
+};
 use dominator_core::tree::{Directories, DirectoryId, Snapshot};
 use dominator_core::view::{View, ViewId};
 
@@ -17,6 +19,9 @@ use crate::scan::{Cancel, Scan};
 pub(super) struct State {
     instance: u64,
     generation: u64,
+    /// What answers tell that hardly ever changes, and how often it did.
+    details: Arc<AgentDetails>,
+    details_version: u64,
     view: Option<(ViewId, Arc<View>)>,
     /// The last scan of the view, until something is done that makes it untrue.
     current: Option<Arc<Scan>>,
@@ -28,8 +33,7 @@ pub(super) struct State {
     cancel: Cancel,
     scan_wanted: bool,
     stopping: bool,
-    scan_count: u64,
-    scan_duration: Duration,
+    scans: ScanStatus,
     /// Why the last scan failed as a whole.
     scan_error: Option<String>,
     kept: BTreeSet<ImagePath>,
@@ -38,28 +42,60 @@ pub(super) struct State {
     last_image: Option<ImageName>,
     free_space: u64,
     write_error: Option<String>,
+    traits: Arc<MachineTraits>,
+    watch: Works,
+    beneath_mounts: Works,
 }
 
 /// A scan that may begin.
 pub(super) struct Assignment {
-    pub(super) view: Arc<View>,
-    pub(super) cancel: Cancel,
+    view: Arc<View>,
+    cancel: Cancel,
     epoch: u64,
+}
+
+impl Assignment {
+    pub(super) fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    pub(super) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+}
+
+/// What it is time for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Nothing,
+    /// To look where changes were seen.
+    Changes,
+    /// To look everywhere.
+    Everything,
 }
 
 /// What the scanning thread does next.
 pub(super) enum Next {
+    /// Look everywhere.
     Scan(Assignment),
-    Wait,
+    /// Look where changes were seen.
+    LookAgain(Assignment),
+    /// Wait, for changes in this view if there is one.
+    Wait(Option<Arc<View>>),
     Stop,
 }
 
 impl State {
-    pub(super) fn new(view: Option<View>, last_image: Option<ImageName>) -> Self {
-        Self {
+    pub(super) fn new(view: Option<View>, last_image: Option<ImageName>, traits: MachineTraits) -> Self {
+        let traits = Arc::new(traits);
+        let details = Arc::new(AgentDetails::new(Arc::clone(&traits)));
+        let (watch, beneath_mounts) = (details.watch.clone(), details.beneath_mounts.clone());
+        let mut state = Self {
             // Seeded anew in every process.
             instance: RandomState::new().build_hasher().finish(),
-            generation: 1,
+            generation: 0,
+            details,
+            details_version: 0,
             view: view.map(|view| (view.id(), Arc::new(view))),
             current: None,
             previous: None,
@@ -67,8 +103,7 @@ impl State {
             cancel: Cancel::default(),
             scan_wanted: true,
             stopping: false,
-            scan_count: 0,
-            scan_duration: Duration::ZERO,
+            scans: ScanStatus::default(),
             scan_error: None,
             kept: BTreeSet::new(),
             activity: Activity::Idle,
@@ -76,14 +111,26 @@ impl State {
             last_image,
             free_space: 0,
             write_error: None,
-        }
+            traits,
+            watch,
+            beneath_mounts,
+        };
+        state.advance();
+        state
     }
 
     pub(super) fn generation(&self) -> u64 {
         self.generation
     }
 
+    /// Something changed that those who wait need know.
     pub(super) fn advance(&mut self) -> u64 {
+        let details = self.new_details();
+        // Numbers are from 1: 0 is nobody's.
+        if self.details_version == 0 || *self.details != details {
+            self.details = Arc::new(details);
+            self.details_version += 1;
+        }
         self.generation += 1;
         self.generation
     }
@@ -107,7 +154,28 @@ impl State {
         self.current.iter().chain(&self.previous).cloned().collect()
     }
 
-    pub(super) fn status(&self, traits: &MachineTraits) -> AgentStatus {
+    pub(super) fn traits(&self) -> &MachineTraits {
+        &self.traits
+    }
+
+    pub(super) fn details(&self) -> Arc<AgentDetails> {
+        Arc::clone(&self.details)
+    }
+
+    pub(super) fn status(&self) -> AgentStatus {
+        AgentStatus {
+            instance: self.instance,
+            generation: self.generation,
+            details: self.details_version,
+            activity: self.activity,
+            unknown: self.current.as_ref().map_or(0, |scan| scan.facts.len() as u64),
+            free_space: self.free_space,
+            scans: self.scans,
+            ..AgentStatus::default()
+        }
+    }
+
+    fn new_details(&self) -> AgentDetails {
         let whole = self
             .scan_error
             .iter()
@@ -116,49 +184,55 @@ impl State {
             path: fact.path.clone(),
             reason: format!("{}: {}", fact.why, fact.detail),
         });
-        AgentStatus {
-            instance: self.instance,
-            generation: self.generation,
-            scan_count: self.scan_count,
-            scan_duration: self.scan_duration,
-            unknown: self.current.as_ref().map_or(0, |scan| scan.facts.len() as u64),
-            facts: whole.chain(facts).take(AgentStatus::MAX_FACTS).collect(),
+        AgentDetails {
+            facts: whole.chain(facts).take(AgentDetails::MAX_FACTS).collect(),
             kept: self.kept.clone(),
-            activity: self.activity,
             last_update_error: self.last_update_error.clone(),
             last_image: self.last_image.clone(),
-            free_space: self.free_space,
             write_error: self.write_error.clone(),
-            traits: traits.clone(),
+            traits: Arc::clone(&self.traits),
+            watch: self.watch.clone(),
+            beneath_mounts: self.beneath_mounts.clone(),
+            corruptions: Vec::new(),
         }
     }
 
-    /// What the scanning thread does when a scan is due, or only when one was asked for.
-    pub(super) fn next_scan(&mut self, due: bool) -> Next {
+    /// What the scanning thread does when a scan is due, or only when one was asked for, or changes were seen.
+    pub(super) fn next_scan(&mut self, due: Due) -> Next {
         if self.stopping {
             return Next::Stop;
         }
+        // Before the first scan is through there is nothing to look at again.
+        let everything = due == Due::Everything || self.scan_wanted;
+        let partly = due == Due::Changes && self.current.is_some();
         match &self.view {
-            Some((_, view)) if (due || self.scan_wanted) && self.activity != Activity::Updating => {
+            Some((_, view)) if (everything || partly) && self.activity != Activity::Updating => {
                 self.scan_wanted = false;
                 self.cancel = Cancel::default();
-                Next::Scan(Assignment {
-                    view: Arc::clone(view),
-                    cancel: self.cancel.clone(),
-                    epoch: self.epoch,
-                })
+                let (view, cancel) = (Arc::clone(view), self.cancel.clone());
+                let assignment = Assignment { view, cancel, epoch: self.epoch };
+                if everything { Next::Scan(assignment) } else { Next::LookAgain(assignment) }
             }
-            Some(_) | None => Next::Wait,
+            Some(_) | None => Next::Wait(self.view.as_ref().map(|(_, view)| Arc::clone(view))),
         }
+    }
+
+    pub(super) fn set_watch(&mut self, watch: Works) {
+        self.watch = watch;
     }
 
     /// Takes a scan's result in; whether anybody need know of it. Only what is news to those who wait for the machine
     /// counts: that another scan found the same is none.
-    pub(super) fn take_scan(&mut self, assignment: &Assignment, outcome: Result<Scan, String>) -> bool {
+    pub(super) fn take_scan(
+        &mut self,
+        assignment: &Assignment,
+        reach: ScanReach,
+        outcome: Result<Scan, String>,
+    ) -> bool {
         if assignment.epoch != self.epoch {
             return false;
         }
-        self.scan_count += 1;
+        self.scans.count += 1;
         let scan = match outcome {
             Ok(scan) => scan,
             Err(error) => {
@@ -168,7 +242,10 @@ impl State {
                 return news;
             }
         };
-        self.scan_duration = scan.elapsed;
+        self.scans.reach = reach;
+        self.scans.duration = scan.elapsed;
+        self.scans.files_opened = scan.files_opened;
+        self.scans.bytes_hashed = scan.bytes_hashed;
         let kept: BTreeSet<_> = self.kept.intersection(&scan.held).cloned().collect();
         let same = self.current.as_ref().is_some_and(|old| {
             old.snapshot.tree == scan.snapshot.tree && old.facts == scan.facts && kept == self.kept

@@ -4,7 +4,7 @@ use dominator_core::authorise::{Access, Method};
 ///
 /// OFF-SPEC: the reference lets every identity poll agents; here a certificate must list `Subd.Poll`, as the answer
 /// tells what is installed on a machine.
-const TABLE: [(&str, Access); 22] = [
+const TABLE: [(&str, Access); 26] = [
     // OFF-SPEC: the reference lets the owners of a machine do it, too.
     ("Dominator.ClearSafetyShutoff", Access::Listed),
     ("Dominator.DisableUpdates", Access::Listed),
@@ -23,10 +23,14 @@ const TABLE: [(&str, Access); 22] = [
     ("ObjectServer.AddObjects", Access::Listed),
     ("ObjectServer.CheckObjects", Access::Listed),
     ("ObjectServer.GetObjects", Access::Listed),
+    ("Subd.BoostCpuLimit", Access::Listed),
+    ("Subd.BoostScanLimit", Access::Listed),
     ("Subd.Cleanup", Access::Listed),
     ("Subd.Fetch", Access::Listed),
+    ("Subd.GetConfiguration", Access::Public),
     ("Subd.GetDirectories", Access::Listed),
     ("Subd.Poll", Access::Listed),
+    ("Subd.SetConfiguration", Access::Listed),
     ("Subd.SetView", Access::Listed),
     ("Subd.Update", Access::Listed),
 ];

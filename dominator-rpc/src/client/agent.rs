@@ -5,16 +5,15 @@ use bytes::Bytes;
 use dominator_core::authorise::Role;
 use dominator_core::object::ObjectId;
 use dominator_core::port::{
-    Agent, AgentError, Cause, FetchReport, FetchRequest, MachineTraits, PollReply, PollRequest, UpdateReport,
-    UpdateRequest,
+    Agent, AgentError, Boost, Cause, Configuration, FetchReport, FetchRequest, PollReply, PollRequest,
+    Reconfiguration, UpdateReport, UpdateRequest,
 };
 use dominator_core::tree::Directory;
 use dominator_core::view::{View, ViewId};
 use futures_util::stream;
-use tonic::Status;
 use tonic::transport::Channel;
 
-use super::traits::KnownTraits;
+use super::answers::{Answered, KnownAnswers};
 use super::{next, within};
 use crate::transport::{ConnectError, Tls, connect};
 use crate::v1::fetch_request::Part as FetchPart;
@@ -27,9 +26,9 @@ use crate::{limits, v1};
 #[derive(Debug)]
 pub struct RemoteAgent {
     client: SubdClient<Channel>,
-    known: KnownTraits,
-    // They hardly ever change: the last ones are kept with what they were read from.
-    traits: Mutex<Option<(v1::MachineTraits, MachineTraits)>>,
+    known: KnownAnswers,
+    /// What need not be sent again.
+    last: Mutex<Option<Answered>>,
 }
 
 impl RemoteAgent {
@@ -38,30 +37,18 @@ impl RemoteAgent {
     /// # Errors
     /// [`AgentError::Unreachable`], with the reason.
     pub async fn connect(tls: &Tls, address: &str) -> Result<Self, AgentError> {
-        Self::connect_among(KnownTraits::new(), tls, address).await
+        Self::connect_among(KnownAnswers::new(), tls, address).await
     }
 
     /// The same, for one of many agents.
     pub(super) async fn connect_among(
-        known: KnownTraits,
+        known: KnownAnswers,
         tls: &Tls,
         address: &str,
     ) -> Result<Self, AgentError> {
         let channel = connect(tls, address, Role::Subd).await.map_err(unreachable)?;
         let client = SubdClient::new(channel).max_decoding_message_size(limits::POLL_REPLY);
-        Ok(Self { client, known, traits: Mutex::new(None) })
-    }
-
-    async fn traits(&self, wire: Option<v1::MachineTraits>) -> Result<MachineTraits, Status> {
-        let wire = wire.ok_or_else(|| wire::invalid("an answer without the machine's traits"))?;
-        if let Some((before, traits)) = &*self.traits.lock().unwrap_or_else(PoisonError::into_inner)
-            && *before == wire
-        {
-            return Ok(traits.clone());
-        }
-        let traits = self.known.read(&wire).await?;
-        *self.traits.lock().unwrap_or_else(PoisonError::into_inner) = Some((wire, traits.clone()));
-        Ok(traits)
+        Ok(Self { client, known, last: Mutex::new(None) })
     }
 
     /// Directories of one call.
@@ -90,11 +77,14 @@ impl Agent for RemoteAgent {
     async fn poll(&self, request: PollRequest) -> Result<PollReply, AgentError> {
         let wait = request.wait.min(limits::POLL_WAIT);
         let mut client = self.client.clone();
-        let answer = within(wait + limits::CALL, client.poll(wire::poll_request(&request))).await;
-        let mut answer = answer.map_err(|status| agent_error("polling failed", status))?.into_inner();
-        let traits = answer.status.as_mut().and_then(|status| status.traits.take());
-        let traits = self.traits(traits).await.map_err(|status| protocol(status.message()))?;
-        wire::poll_reply_from(answer, traits).map_err(|status| protocol(status.message()))
+        let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let message = wire::poll_request(&request, before.as_ref().map(Answered::held).as_ref());
+        let answer = within(wait + limits::CALL, client.poll(message)).await;
+        let answer = answer.map_err(|status| agent_error("polling failed", status))?.into_inner();
+        let whole = self.known.whole(answer, before.as_ref()).await;
+        let (reply, last) = whole.map_err(|status| protocol(status.message()))?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+        Ok(reply)
     }
 
     async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
@@ -145,6 +135,28 @@ impl Agent for RemoteAgent {
         let mut client = self.client.clone();
         let answer = within(limits::STALL, client.cleanup(v1::Empty {})).await;
         answer.map(drop).map_err(|status| agent_error("cleaning up failed", status))
+    }
+
+    async fn configuration(&self) -> Result<Configuration, AgentError> {
+        let mut client = self.client.clone();
+        let answer = within(limits::CALL, client.get_configuration(v1::Empty {})).await;
+        let answer = answer.map_err(|status| agent_error("asking for the configuration failed", status))?;
+        wire::configuration_from(answer.get_ref()).map_err(|status| protocol(status.message()))
+    }
+
+    async fn configure(&self, change: Reconfiguration) -> Result<(), AgentError> {
+        let mut client = self.client.clone();
+        let answer = within(limits::CALL, client.set_configuration(wire::reconfiguration(change))).await;
+        answer.map(drop).map_err(|status| agent_error("changing the configuration failed", status))
+    }
+
+    async fn boost(&self, boost: Boost) -> Result<(), AgentError> {
+        let mut client = self.client.clone();
+        let answer = match boost {
+            Boost::Cpu => within(limits::CALL, client.boost_cpu_limit(v1::Empty {})).await,
+            Boost::Scan => within(limits::CALL, client.boost_scan_limit(v1::Empty {})).await,
+        };
+        answer.map(drop).map_err(|status| agent_error("lifting the limit failed", status))
     }
 }
 

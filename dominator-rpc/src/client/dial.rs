@@ -6,7 +6,7 @@ use dominator_core::machine::Machine;
 use dominator_core::port::{Agent, AgentDialer, AgentError, ObjectSource, ObjectSources, StoreError};
 use tokio::sync::OnceCell;
 
-use super::traits::KnownTraits;
+use super::answers::KnownAnswers;
 use super::{RemoteAgent, RemoteObjects};
 use crate::transport::Tls;
 
@@ -18,13 +18,13 @@ const SOURCES: usize = 64;
 pub struct Dialer {
     tls: Tls,
     port: u16,
-    known: KnownTraits,
+    known: KnownAnswers,
 }
 
 impl Dialer {
     /// Dials the port agents listen on.
     pub fn new(tls: Tls) -> Self {
-        Self { tls, port: Machine::PORT, known: KnownTraits::new() }
+        Self { tls, port: Machine::PORT, known: KnownAnswers::new() }
     }
 
     /// Dials another port.

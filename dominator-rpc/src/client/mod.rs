@@ -4,12 +4,12 @@
 //! Dropping the future of a call abandons it on both ends; orders to agents go on there, as the port says.
 
 mod agent;
+mod answers;
 mod dial;
 mod fleet;
 mod images;
 mod introspection;
 mod objects;
-mod traits;
 
 use std::time::Duration;
 

@@ -35,7 +35,7 @@ pub(super) struct KnownImage {
 }
 
 /// What an image is for machines of certain traits.
-type Kind = (MachineTraits, Arc<OnceCell<Arc<Required>>>);
+type Kind = (Arc<MachineTraits>, Arc<OnceCell<Arc<Required>>>);
 
 #[derive(Clone)]
 enum State {
@@ -128,7 +128,7 @@ impl KnownImage {
     /// What a machine of these traits must be: made once for all machines alike, on a thread that may take its time.
     pub(super) async fn required(
         &self,
-        traits: MachineTraits,
+        traits: Arc<MachineTraits>,
         room: &Semaphore,
     ) -> Result<Arc<Required>, Cause> {
         let State::Ready(image, tree) = self.state.borrow().clone() else {
@@ -145,7 +145,7 @@ impl KnownImage {
         made.await.cloned()
     }
 
-    fn kind(&self, traits: &MachineTraits) -> Arc<OnceCell<Arc<Required>>> {
+    fn kind(&self, traits: &Arc<MachineTraits>) -> Arc<OnceCell<Arc<Required>>> {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, kind)) = kinds.iter().find(|(known, _)| known == traits) {
             return kind.clone();

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::object::ObjectId;
 use dominator_core::plan::Plan;
-use dominator_core::port::{Agent, AgentError, FetchRequest, UpdateRequest};
+use dominator_core::port::{Agent, AgentError, Boost, FetchRequest, UpdateRequest};
 use dominator_core::tree::TreeId;
 use dominator_core::trigger::Triggers;
 use dominator_core::view::{View, ViewId};
@@ -40,14 +40,19 @@ impl SubdService {
         let full = |_| agent_status(&AgentError::NotNow("too many orders are being received".into()));
         self.receiving.try_acquire().map_err(full)
     }
+
+    async fn boost(&self, boost: Boost) -> Result<Response<v1::Empty>, Status> {
+        self.agent.boost(boost).await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(v1::Empty {}))
+    }
 }
 
 #[async_trait]
 impl Subd for SubdService {
     async fn poll(&self, request: Request<v1::PollRequest>) -> Result<Response<v1::PollReply>, Status> {
-        let request = wire::poll_request_from(request.get_ref())?;
+        let (request, held) = wire::poll_request_from(request.get_ref())?;
         let reply = self.agent.poll(request).await.map_err(|error| agent_status(&error))?;
-        Ok(Response::new(wire::poll_reply(&reply)))
+        Ok(Response::new(wire::poll_reply(&reply, &held)))
     }
 
     async fn set_view(
@@ -105,6 +110,31 @@ impl Subd for SubdService {
     async fn cleanup(&self, _request: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
         self.agent.clean_up().await.map_err(|error| agent_status(&error))?;
         Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn get_configuration(
+        &self,
+        _request: Request<v1::Empty>,
+    ) -> Result<Response<v1::Configuration>, Status> {
+        let configuration = self.agent.configuration().await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(wire::configuration(&configuration)))
+    }
+
+    async fn set_configuration(
+        &self,
+        request: Request<v1::SetConfigurationRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let change = wire::reconfiguration_from(request.get_ref())?;
+        self.agent.configure(change).await.map_err(|error| agent_status(&error))?;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn boost_cpu_limit(&self, _request: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
+        self.boost(Boost::Cpu).await
+    }
+
+    async fn boost_scan_limit(&self, _request: Request<v1::Empty>) -> Result<Response<v1::Empty>, Status> {
+        self.boost(Boost::Scan).await
     }
 }
 

@@ -6,108 +6,15 @@ use dominator_core::filter::{Filter, Lines};
 use dominator_core::image::ImageName;
 use dominator_core::path::ImagePath;
 use dominator_core::port::{
-    Activity, AgentStatus, MachineTraits, PathFailure, PollReply, PollRequest, Scanned, ServiceOutcome,
-    UpdateReport,
+    Configuration, MachineTraits, PathFailure, Percent, Reconfiguration, ServiceOutcome, UpdateReport,
 };
-use dominator_core::tree::Tree;
-use dominator_core::view::{Granularity, Ownership, ViewId, XattrPolicy};
+use dominator_core::view::{Granularity, Ownership, XattrPolicy};
 use tonic::Status;
 
-use super::{digest, ids, invalid, readable};
-use crate::v1::poll_reply::Scanned as WireScanned;
-use crate::{limits, v1};
+use super::{invalid, readable};
+use crate::v1;
 
-pub(crate) fn poll_request(request: &PollRequest) -> v1::PollRequest {
-    v1::PollRequest {
-        view: request.view.map(|view| ids([&view.0])).unwrap_or_default(),
-        known: request.known,
-        wait_millis: u64::try_from(request.wait.as_millis()).unwrap_or(u64::MAX),
-    }
-}
-
-pub(crate) fn poll_request_from(request: &v1::PollRequest) -> Result<PollRequest, Status> {
-    let view = (!request.view.is_empty()).then(|| digest(&request.view).map(ViewId)).transpose()?;
-    let wait = Duration::from_millis(request.wait_millis).min(limits::POLL_WAIT);
-    Ok(PollRequest { view, known: request.known, wait })
-}
-
-pub(crate) fn poll_reply(reply: &PollReply) -> v1::PollReply {
-    let scanned = match &reply.scanned {
-        Scanned::NeedView => WireScanned::NeedView(v1::Empty {}),
-        Scanned::NotYet => WireScanned::NotYet(v1::Empty {}),
-        Scanned::Tree(tree) => WireScanned::Tree(tree.encode().into()),
-    };
-    v1::PollReply { scanned: Some(scanned), status: Some(status(&reply.status)) }
-}
-
-/// Reads an answer but for the traits, which are dear to read and seldom change.
-pub(crate) fn poll_reply_from(reply: v1::PollReply, traits: MachineTraits) -> Result<PollReply, Status> {
-    let scanned = match reply.scanned {
-        Some(WireScanned::NeedView(_)) => Scanned::NeedView,
-        Some(WireScanned::NotYet(_)) => Scanned::NotYet,
-        Some(WireScanned::Tree(bytes)) => Scanned::Tree(
-            Tree::decode(&bytes).map_err(|error| invalid(format!("a tree that is none: {error}")))?,
-        ),
-        None => return Err(invalid("an answer without what was scanned")),
-    };
-    let status = reply.status.ok_or_else(|| invalid("an answer without a status"))?;
-    Ok(PollReply { scanned, status: status_from(status, traits)? })
-}
-
-fn status(status: &AgentStatus) -> v1::AgentStatus {
-    v1::AgentStatus {
-        instance: status.instance,
-        generation: status.generation,
-        scan_count: status.scan_count,
-        scan_micros: micros(status.scan_duration),
-        unknown: status.unknown,
-        facts: status.facts.iter().take(AgentStatus::MAX_FACTS).map(failure).collect(),
-        kept: status.kept.iter().map(path).collect(),
-        activity: activity(status.activity).into(),
-        last_update_error: status.last_update_error.clone(),
-        last_image: status.last_image.as_ref().map(ToString::to_string),
-        free_space: status.free_space,
-        write_error: status.write_error.clone(),
-        traits: Some(traits(&status.traits)),
-    }
-}
-
-fn status_from(status: v1::AgentStatus, traits: MachineTraits) -> Result<AgentStatus, Status> {
-    let activity = match status.activity() {
-        v1::Activity::Idle => Activity::Idle,
-        v1::Activity::Fetching => Activity::Fetching,
-        v1::Activity::Updating => Activity::Updating,
-        v1::Activity::Unspecified => return Err(invalid("an activity not known here")),
-    };
-    if status.facts.len() > AgentStatus::MAX_FACTS {
-        return Err(invalid("more facts than a status carries"));
-    }
-    Ok(AgentStatus {
-        instance: status.instance,
-        generation: status.generation,
-        scan_count: status.scan_count,
-        scan_duration: Duration::from_micros(status.scan_micros),
-        unknown: status.unknown,
-        facts: status.facts.into_iter().map(failure_from).collect::<Result<_, _>>()?,
-        kept: paths_from(&status.kept)?,
-        activity,
-        last_update_error: status.last_update_error.as_deref().map(readable),
-        last_image: status.last_image.map(|name| image_name(&name)).transpose()?,
-        free_space: status.free_space,
-        write_error: status.write_error.as_deref().map(readable),
-        traits,
-    })
-}
-
-fn activity(activity: Activity) -> v1::Activity {
-    match activity {
-        Activity::Idle => v1::Activity::Idle,
-        Activity::Fetching => v1::Activity::Fetching,
-        Activity::Updating => v1::Activity::Updating,
-    }
-}
-
-fn traits(traits: &MachineTraits) -> v1::MachineTraits {
+pub(super) fn traits(traits: &MachineTraits) -> v1::MachineTraits {
     v1::MachineTraits {
         protected: traits.protected.iter().map(path).collect(),
         exclusions: Some(filter(&traits.exclusions)),
@@ -149,6 +56,41 @@ fn filter_from(filter: &v1::Filter) -> Result<Filter, Status> {
     }
 }
 
+pub(crate) fn configuration(configuration: &Configuration) -> v1::Configuration {
+    v1::Configuration {
+        cpu_percent: configuration.cpu.get().into(),
+        scan_speed_percent: configuration.scan_speed.get().into(),
+        exclusions: Some(filter(&configuration.exclusions)),
+    }
+}
+
+pub(crate) fn configuration_from(configuration: &v1::Configuration) -> Result<Configuration, Status> {
+    let exclusions = configuration.exclusions.as_ref();
+    Ok(Configuration {
+        cpu: percent_from(configuration.cpu_percent)?,
+        scan_speed: percent_from(configuration.scan_speed_percent)?,
+        exclusions: filter_from(exclusions.ok_or_else(|| invalid("a configuration without exclusions"))?)?,
+    })
+}
+
+pub(crate) fn reconfiguration(change: Reconfiguration) -> v1::SetConfigurationRequest {
+    let percent = |percent: Option<Percent>| percent.map_or(0, |percent| percent.get().into());
+    v1::SetConfigurationRequest {
+        cpu_percent: percent(change.cpu),
+        scan_speed_percent: percent(change.scan_speed),
+    }
+}
+
+pub(crate) fn reconfiguration_from(change: &v1::SetConfigurationRequest) -> Result<Reconfiguration, Status> {
+    let percent = |percent: u32| (percent != 0).then(|| percent_from(percent)).transpose();
+    Ok(Reconfiguration { cpu: percent(change.cpu_percent)?, scan_speed: percent(change.scan_speed_percent)? })
+}
+
+pub(super) fn percent_from(percent: u32) -> Result<Percent, Status> {
+    let percent = u8::try_from(percent).ok().and_then(Percent::new);
+    percent.ok_or_else(|| invalid("a share that is none of 1 to 100 percent"))
+}
+
 pub(crate) fn update_reply(report: &UpdateReport) -> v1::UpdateReply {
     v1::UpdateReply {
         applied: report.applied,
@@ -182,23 +124,23 @@ fn service_from(outcome: v1::ServiceOutcome) -> ServiceOutcome {
     }
 }
 
-fn failure(failure: &PathFailure) -> v1::PathFailure {
+pub(super) fn failure(failure: &PathFailure) -> v1::PathFailure {
     v1::PathFailure { path: path(&failure.path), reason: failure.reason.clone() }
 }
 
-fn failure_from(failure: v1::PathFailure) -> Result<PathFailure, Status> {
+pub(super) fn failure_from(failure: v1::PathFailure) -> Result<PathFailure, Status> {
     Ok(PathFailure { path: path_from(&failure.path)?, reason: readable(&failure.reason) })
 }
 
-fn path(path: &ImagePath) -> Bytes {
+pub(super) fn path(path: &ImagePath) -> Bytes {
     Bytes::copy_from_slice(path.as_bytes())
 }
 
-fn path_from(bytes: &Bytes) -> Result<ImagePath, Status> {
+pub(super) fn path_from(bytes: &Bytes) -> Result<ImagePath, Status> {
     ImagePath::parse(bytes).map_err(|error| invalid(error.to_string()))
 }
 
-fn paths_from(paths: &[Bytes]) -> Result<BTreeSet<ImagePath>, Status> {
+pub(super) fn paths_from(paths: &[Bytes]) -> Result<BTreeSet<ImagePath>, Status> {
     paths.iter().map(path_from).collect()
 }
 
@@ -207,6 +149,6 @@ pub(crate) fn image_name(name: &str) -> Result<ImageName, Status> {
     name.parse().map_err(|error: dominator_core::image::BadImageName| invalid(error.to_string()))
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -6,10 +6,11 @@ mod failure;
 mod ids;
 mod pack;
 mod pieces;
+mod poll;
 
 pub(crate) use agent::{
-    image_name, poll_reply, poll_reply_from, poll_request, poll_request_from, traits_from, update_reply,
-    update_reply_from,
+    configuration, configuration_from, image_name, reconfiguration, reconfiguration_from, traits_from,
+    update_reply, update_reply_from,
 };
 pub(crate) use collect::{Collector, chunks, decode};
 pub(crate) use failure::{
@@ -19,3 +20,7 @@ pub(crate) use failure::{
 pub(crate) use ids::{digest, ids, ids_from, sized, sized_from};
 pub(crate) use pack::{Packed, Weighed};
 pub(crate) use pieces::{Assembler, Breach, Sequence, encodings, length, pack_pieces, unpack};
+pub(crate) use poll::{
+    Held, details_from, poll_reply, poll_request, poll_request_from, scanned_from, status_from,
+    without_numbers,
+};

@@ -18,7 +18,7 @@ use dominator_core::port::{
     Agent, AgentDialer, AgentError, Cause, ObjectSource, ObjectSources, StoreError, Unreachable,
 };
 use dominator_core::trigger::Triggers;
-use dominator_fs::agent::{AgentConfig, LocalAgent};
+use dominator_fs::agent::{AgentConfig, Effort, LocalAgent};
 use dominator_fs::import;
 use dominator_fs::root::Root;
 use dominator_fs::scan::Cancel;
@@ -119,6 +119,7 @@ fn start_agent(root: &Path, sources: Arc<dyn ObjectSources>) -> Result<LocalAgen
         protected: Vec::new(),
         exclusions: Filter::Empty,
         scan_interval: Duration::from_millis(200),
+        effort: Effort::default(),
         services: Arc::new(NoServices),
         sources,
         gate: None,

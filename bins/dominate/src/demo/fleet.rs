@@ -14,7 +14,7 @@ use dominator_core::image::{Image, ImageName};
 use dominator_core::port::ImageStore as _;
 use dominator_core::trigger::Triggers;
 use dominator_daemon::{During, Failure};
-use dominator_fs::agent::{AgentConfig, LocalAgent};
+use dominator_fs::agent::{AgentConfig, Effort, LocalAgent};
 use dominator_fs::import;
 use dominator_fs::root::Root;
 use dominator_fs::scan::Cancel;
@@ -299,6 +299,7 @@ async fn start_agent(machine: PathBuf, tls: Tls) -> Result<Arc<LocalAgent>, Fail
         protected: Vec::new(),
         exclusions: Filter::Empty,
         scan_interval: SCAN_INTERVAL,
+        effort: Effort::default(),
         services: Arc::new(NoServices),
         sources: Arc::new(Sources::new(tls)),
         gate: None,

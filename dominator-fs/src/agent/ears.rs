@@ -1,0 +1,128 @@
+//! What the scanning thread waits with: until it is time, until it is woken, or until something is written.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use dominator_core::port::{Chain, Works};
+use dominator_core::view::View;
+
+use crate::root::Root;
+use crate::watch::{Changes, Waker, Watch};
+
+/// Wakes the scanning thread, whatever it waits with.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<bool>,
+    heard: Condvar,
+    waker: OnceLock<Waker>,
+    /// Whether the waker's end is still there.
+    watched: AtomicBool,
+}
+
+impl Bell {
+    /// Makes the wait that is under way end, or the next one.
+    pub(super) fn ring(&self) {
+        *self.lock() = true;
+        self.heard.notify_all();
+        if self.watched.load(Ordering::Acquire)
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake();
+        }
+    }
+
+    fn wait(&self, until: Instant) {
+        let left = until.saturating_duration_since(Instant::now());
+        let rung = self.lock();
+        let waited = self.heard.wait_timeout_while(rung, left, |rung| !*rung);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.rung.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The other end of a bell, and the watch on the root, where there can be one.
+#[derive(Debug)]
+pub(super) struct Ears<'a> {
+    bell: &'a Bell,
+    watch: Option<Watch>,
+    overflows: u64,
+}
+
+impl<'a> Ears<'a> {
+    /// Opens them; and whether changes are heard of.
+    pub(super) fn open(bell: &'a Bell, root: &Root) -> (Self, Works) {
+        let (watch, works) = match Watch::new(root) {
+            Ok(watch) => (Some(watch), Works::Yes),
+            Err(error) => {
+                let why = Chain(&error).to_string();
+                tracing::info!(why, "changes are found by scans only");
+                (None, Works::No(why))
+            }
+        };
+        if let Some(watch) = &watch {
+            bell.waker.get_or_init(|| watch.waker());
+            bell.watched.store(true, Ordering::Release);
+        }
+        (Self { bell, watch, overflows: 0 }, works)
+    }
+
+    /// Waits until the time given, until the bell is rung, or until there are changes in view. What can't be heard any
+    /// more is an error, and not tried again.
+    pub(super) fn listen(&mut self, view: Option<&View>, until: Instant) -> Result<Changes, String> {
+        let (Some(watch), Some(view)) = (&mut self.watch, view) else {
+            self.bell.wait(until);
+            return Ok(Changes::Nothing);
+        };
+        if std::mem::take(&mut *self.bell.lock()) {
+            return Ok(Changes::Nothing);
+        }
+        let left = until.saturating_duration_since(Instant::now()).min(Duration::from_secs(86_400));
+        match watch.wait(view, Some(left)) {
+            Ok(changes) => {
+                let overflows = watch.overflows();
+                if overflows > self.overflows {
+                    tracing::warn!(
+                        overflows,
+                        "more was changed at once than is told of: everything is looked at"
+                    );
+                    self.overflows = overflows;
+                }
+                Ok(changes)
+            }
+            Err(error) => {
+                self.watch = None;
+                self.bell.watched.store(false, Ordering::Release);
+                let why = Chain(&error).to_string();
+                tracing::warn!(why, "changes are found by scans only from now on");
+                Err(why)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bell_that_was_rung_before_is_heard() {
+        let bell = Bell::default();
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let never = Instant::now() + Duration::from_secs(3600);
+        let (mut ears, _) = Ears::open(&bell, &root);
+        for view in [None, Some(View::everything())] {
+            bell.ring();
+            assert_eq!(ears.listen(view.as_ref(), never), Ok(Changes::Nothing));
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| ears.listen(view.as_ref(), never));
+                bell.ring();
+                assert_eq!(waiting.join().unwrap(), Ok(Changes::Nothing));
+            });
+        }
+    }
+}
