@@ -1,22 +1,28 @@
-//! Trees too large for every day: they are made and judged when `DOMINATOR_LARGE` is set, and said to be left out when
-//! it is not.
+//! Trees too large for every day: they are made and judged when `DOMINATOR_LARGE` is set, and the one that needs a mirror
+//! of Debian when `DOMINATOR_DEBIAN` is. They are said to be left out when it is not.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 
-use dominator_fs_testkit::left_out;
+use dominator_fs_testkit::{left_out, needs_root};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::eyes::Eyes;
+use crate::oracle::disturb;
 
 fn is_wanted(test: &str) -> bool {
-    let wanted = std::env::var_os("DOMINATOR_LARGE").is_some();
-    if !wanted {
-        left_out(test, "DOMINATOR_LARGE is not set");
+    is_set("DOMINATOR_LARGE", test)
+}
+
+fn is_set(variable: &str, test: &str) -> bool {
+    let set = std::env::var_os(variable).is_some();
+    if !set {
+        left_out(test, &format!("{variable} is not set"));
     }
-    wanted
+    set
 }
 
 /// A place in memory, where a million files are made in seconds; the usual one where there is none.
@@ -119,4 +125,27 @@ fn files_of_more_than_four_gigabytes_and_with_holes_are_seen_as_they_are() {
     drop(large);
     let [after, _] = eyes.agree(tree.path(), &[]);
     assert_ne!(after.snapshot.id(), anew.snapshot.id());
+}
+
+#[test]
+fn a_debian_root_is_seen_as_it_is_before_and_after_it_drifts() {
+    const TEST: &str = "large::a_debian_root_is_seen_as_it_is_before_and_after_it_drifts";
+    if !is_set("DOMINATOR_DEBIAN", TEST) {
+        return;
+    }
+    assert!(needs_root(TEST), "a Debian root can't be made without root");
+    let base = tempfile::tempdir().unwrap();
+    let tree = base.path().join("debian");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../bins/testkit/debian-root.sh");
+    assert!(Command::new(script).arg(&tree).status().unwrap().success());
+    let mut eyes = Eyes::on(&tree);
+    let [anew, _] = eyes.agree(&tree, &[]);
+    assert!(anew.counts.files > 25_000, "{:?}", anew.counts);
+    for seed in 1..=3 {
+        disturb(&tree, seed);
+        let [_, again] = eyes.agree(&tree, &[]);
+        assert!(again.files_opened < 1_000, "{} files were read for a few that changed", again.files_opened);
+    }
+    let [_, quiet] = eyes.agree(&tree, &[]);
+    assert_eq!((quiet.files_opened, quiet.bytes_hashed), (0, 0), "nothing happened");
 }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use crate::eyes::{Eyes, same};
 
 /// Changes a tree in every way a machine drifts, by a program that shares no code with ours.
-fn disturb(tree: &Path, seed: u64) {
+pub(crate) fn disturb(tree: &Path, seed: u64) {
     let drift = concat!(env!("CARGO_MANIFEST_DIR"), "/../bins/testkit/drift.py");
     let status =
         Command::new("python3").arg(drift).arg(tree).args(["--seed", &seed.to_string()]).output().unwrap();
