@@ -47,7 +47,7 @@ impl Cache {
             paths = others.map(|other| other.path).collect();
         }
         for path in paths {
-            let corrected = self.top.as_ref().and_then(|top| top.corrected(&mut path.names(), found));
+            let corrected = self.top.as_ref().and_then(|top| top.corrected(&path, found));
             if let Some(top) = corrected {
                 self.top = Some(Arc::new(top));
             }
@@ -118,38 +118,53 @@ impl<'a> Level<'a> {
 }
 
 impl Known {
-    /// The same, but that the file at `names` has other contents; nothing when there is no such file.
-    pub(super) fn corrected(&self, names: &mut dyn Iterator<Item = Name>, found: ObjectId) -> Option<Self> {
-        let name = names.next()?;
+    /// The same, but that the file at `path` has other contents; nothing when there is no such file.
+    fn corrected(&self, path: &ImagePath, found: ObjectId) -> Option<Self> {
+        let mut names: Vec<Name> = path.names().collect();
+        let file = names.pop()?;
+        // By a loop: paths are deeper than stacks.
+        let mut on_the_way = vec![self];
+        for name in &names {
+            on_the_way.push(on_the_way.last()?.child(name.as_bytes())?);
+        }
+        let mut known = on_the_way.pop()?.with(&file, &Other::Contents(found))?;
+        while let (Some(parent), Some(name)) = (on_the_way.pop(), names.pop()) {
+            known = parent.with(&name, &Other::Directory(Arc::new(known)))?;
+        }
+        Some(known)
+    }
+
+    /// The same, but for the entry of that name.
+    fn with(&self, name: &Name, other: &Other) -> Option<Self> {
         let mut writer = DirectoryWriter::new();
         let mut below = Vec::with_capacity(self.below.len());
-        let mut corrected = false;
+        let mut replaced = false;
         for (entry, child) in self.children() {
             let here = entry.name() == name.as_bytes();
-            corrected |= here;
-            match child {
-                Child::Directory(known) if here => {
-                    let known = known.corrected(names, found)?;
-                    writer.push(&name, &known.inode).ok()?;
-                    below.push(Arc::new(known));
+            replaced |= here;
+            match (child, other) {
+                (Child::Directory(_), Other::Directory(known)) if here => {
+                    writer.push(name, &known.inode).ok()?;
+                    below.push(Arc::clone(known));
                 }
-                Child::Directory(known) => {
+                (Child::File(_), Other::Contents(found)) if here => {
+                    let mut inode = entry.inode();
+                    let Kind::Regular { object, .. } = &mut inode.kind else { return None };
+                    *object = *found;
+                    writer.push(name, &inode).ok()?;
+                }
+                _ if here => return None,
+                (Child::Directory(known), _) => {
                     writer.copy(entry).ok()?;
                     below.push(Arc::clone(known));
                 }
-                Child::File(_) if here => {
-                    let mut inode = entry.inode();
-                    let Kind::Regular { object, .. } = &mut inode.kind else { return None };
-                    *object = found;
-                    writer.push(&name, &inode).ok()?;
-                }
-                Child::File(_) => writer.copy(entry).ok()?,
+                (Child::File(_), _) => writer.copy(entry).ok()?,
             }
         }
         let directory = writer.finish();
         let mut inode = self.inode.clone();
         inode.kind = Kind::Directory { id: directory.id() };
-        corrected.then(|| Self {
+        replaced.then(|| Self {
             identity: self.identity,
             inode,
             directory: Arc::new(directory),
@@ -162,4 +177,10 @@ impl Known {
             summary: self.summary,
         })
     }
+}
+
+/// What an entry is instead of what it was.
+enum Other {
+    Contents(ObjectId),
+    Directory(Arc<Known>),
 }

@@ -10,5 +10,6 @@ mod faults;
 mod large;
 mod oracle;
 mod outside;
+mod scrub;
 mod storm;
 mod storms;
