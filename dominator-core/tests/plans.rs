@@ -8,7 +8,7 @@ mod model;
 use dominator_core::inode::{Inode, Kind, Why};
 use dominator_core::object::ObjectId;
 use dominator_core::plan::{Compared, Comparison, DiffError, Plan};
-use dominator_core::tree::{Directories, Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
+use dominator_core::tree::{Builder, Directories, Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
 use dominator_core::view::{View, ViewId};
 use model::{Model, directory, file, inode, model, path};
 use proptest::prelude::*;
@@ -217,4 +217,54 @@ fn directories_that_share_directories_do_not_stop_the_controller() {
         directories: &actual.directories,
     };
     assert_eq!(comparison.plan(), Err(DiffError::TooLarge));
+}
+
+/// Directories that count how often they are asked for one.
+struct Counting<'a> {
+    directories: &'a DirectoryMap,
+    asked: std::cell::Cell<usize>,
+}
+
+impl Directories for Counting<'_> {
+    fn directory(&self, id: &DirectoryId) -> Option<std::sync::Arc<Directory>> {
+        self.asked.set(self.asked.get() + 1);
+        self.directories.directory(id)
+    }
+}
+
+/// A thousand files, ten to a directory, three levels down; those of these numbers are other than usual.
+fn thousand(changed: &BTreeSet<u32>) -> Snapshot {
+    let mut builder = Builder::new(directory(0o755)).unwrap();
+    for number in 0..1000 {
+        let (top, below) = (format!("/{}", number / 100), format!("/{}/{}", number / 100, number / 10));
+        for at in [top, below.clone()].map(|at| path(&at)) {
+            builder.insert(&at, directory(0o755)).unwrap();
+        }
+        let contents = if changed.contains(&number) { format!("not {number}") } else { number.to_string() };
+        builder.insert(&path(&format!("{below}/{number}")), file(&contents, 0o644)).unwrap();
+    }
+    builder.finish(View::everything().id())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn only_directories_that_differ_are_looked_into(changed in prop::collection::btree_set(0..1000u32, 0..20)) {
+        let (required, actual) = (thousand(&BTreeSet::new()), thousand(&changed));
+        let directories = Counting { directories: &actual.directories, asked: std::cell::Cell::new(0) };
+        let comparison = Comparison {
+            required: &required,
+            actual: &actual.tree,
+            links: None,
+            directories: &directories,
+        };
+        let plan = comparison.plan().unwrap().plan;
+        prop_assert_eq!(plan.operations.len(), changed.len());
+        let above: BTreeSet<_> = changed
+            .iter()
+            .flat_map(|number| [vec![], vec![number / 100], vec![number / 100, number / 10]])
+            .collect();
+        prop_assert_eq!(directories.asked.get(), above.len());
+    }
 }

@@ -97,7 +97,8 @@ impl<D: Directories> Comparison<'_, D> {
     }
 
     pub(super) fn directory(&self, id: &DirectoryId) -> Option<Arc<Directory>> {
-        self.required.directories.directory(id).or_else(|| self.directories.directory(id))
+        // Those asked for mostly differ from the required ones.
+        self.directories.directory(id).or_else(|| self.required.directories.directory(id))
     }
 
     /// What the machine has at `path`.

@@ -21,6 +21,20 @@ pub(super) struct Sides<'a> {
     pub(super) actual_links: &'a LinkSets,
 }
 
+/// Whether both trees have the same hard links.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Links {
+    Same,
+    Differ,
+}
+
+impl Sides<'_> {
+    /// Whoever compares by id hands in one list twice.
+    fn links(&self) -> Links {
+        if std::ptr::eq(self.required_links, self.actual_links) { Links::Same } else { Links::Differ }
+    }
+}
+
 /// What is to be done to names of files: first what makes inodes as they must be, then links to them. `touched` is in
 /// order.
 pub(super) fn reconcile(
@@ -28,7 +42,10 @@ pub(super) fn reconcile(
     touched: Vec<Touched>,
     unknown: &BTreeSet<ImagePath>,
 ) -> Result<Vec<Operation>, DiffError> {
-    let [only_required, only_actual] = sides.required_links.differences(sides.actual_links);
+    let [only_required, only_actual] = match sides.links() {
+        Links::Same => [Vec::new(), Vec::new()],
+        Links::Differ => sides.required_links.differences(sides.actual_links),
+    };
     let linked = linked(sides, &touched);
     let (linked, alone): (Vec<_>, Vec<_>) =
         touched.into_iter().zip(linked).partition(|(_, linked)| *linked == Linked::Yes);
@@ -71,9 +88,12 @@ enum Linked {
 }
 
 fn linked(sides: &Sides<'_>, touched: &[Touched]) -> Vec<Linked> {
-    let is_linked = |touched: &Touched| {
-        [sides.required_links, sides.actual_links].iter().any(|links| links.set_of(&touched.path).is_some())
+    let both = [sides.required_links, sides.actual_links];
+    let lists = match sides.links() {
+        Links::Same => &both[..1],
+        Links::Differ => &both,
     };
+    let is_linked = |touched: &Touched| lists.iter().any(|links| links.set_of(&touched.path).is_some());
     touched.iter().map(|touched| if is_linked(touched) { Linked::Yes } else { Linked::No }).collect()
 }
 
