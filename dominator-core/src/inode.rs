@@ -1,5 +1,9 @@
 //! Inodes: everything the model knows of one file, and its encoding.
 
+mod aspect;
+
+pub use aspect::Aspect;
+
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -6,7 +6,7 @@ mod arbitrary;
 use std::collections::BTreeMap;
 
 use arbitrary::{directory, file, inode, name, path};
-use dominator_core::inode::{Inode, Kind};
+use dominator_core::inode::{Aspect, Inode, Kind};
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::tree::{Builder, Conflict, Directory, DirectoryMap, LinkSets, Snapshot};
@@ -196,6 +196,27 @@ fn shuffled(tree: &Snapshot, keys: &[u32]) -> Vec<(ImagePath, Inode)> {
 }
 
 proptest! {
+    #[test]
+    fn inodes_differ_in_nothing_only_when_they_are_equal(
+        a in arbitrary::inodes(), b in arbitrary::inodes(), keep in any::<[bool; 5]>(),
+    ) {
+        // Often alike in all but a little.
+        let b = Inode {
+            mode: if keep[0] { a.mode } else { b.mode },
+            uid: if keep[1] { a.uid } else { b.uid },
+            gid: if keep[2] { a.gid } else { b.gid },
+            xattrs: if keep[3] { a.xattrs.clone() } else { b.xattrs.clone() },
+            kind: if keep[4] { a.kind.clone() } else { b.kind.clone() },
+        };
+        let (there, back) = (a.differences(&b), b.differences(&a));
+        prop_assert_eq!(there.len(), back.len());
+        let both_directories = a.is_directory() && b.is_directory();
+        prop_assert_eq!(there.is_empty(), a == b || both_directories && a.same_attributes(&b));
+        if !a.is_unknown() {
+            prop_assert_eq!(there.iter().any(Aspect::is_contents), !a.same_contents(&b));
+        }
+    }
+
     #[test]
     fn siblings_in_any_order_make_the_same_tree(
         tree in arbitrary::snapshots(),

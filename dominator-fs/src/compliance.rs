@@ -27,11 +27,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dominator_core::filter::Filter;
-use dominator_core::inode::{Inode, Kind, Timestamp};
+use dominator_core::inode::{Aspect, Inode, Kind, Timestamp};
 use dominator_core::path::ImagePath;
 use dominator_core::plan::{Comparison, DiffError, Plan};
 use dominator_core::port::MachineTraits;
-use dominator_core::tree::{LinkSets, Snapshot, TreeId};
+use dominator_core::tree::{Snapshot, TreeId};
 use dominator_core::view::{View, XattrPolicy};
 use thiserror::Error;
 
@@ -219,12 +219,7 @@ fn report(required: &Snapshot, scan: Scan) -> Result<Report, DiffError> {
         let (tree, links) = (&actual.tree, Some(&actual.links));
         Comparison { required, actual: tree, links, directories: &actual.directories }.plan()?.plan
     };
-    let sides = Sides {
-        required,
-        actual,
-        required_links: by_name(&required.links),
-        actual_links: by_name(&actual.links),
-    };
+    let sides = Sides { required, actual };
     let (plan, kept) = plan.without_kept(&scan.held);
     let mut deviations = BTreeMap::new();
     for path in plan.paths() {
@@ -244,18 +239,9 @@ fn report(required: &Snapshot, scan: Scan) -> Result<Report, DiffError> {
     })
 }
 
-/// The names that share an inode, by each of them.
-type SetOf<'a> = BTreeMap<&'a ImagePath, &'a [ImagePath]>;
-
-fn by_name(links: &LinkSets) -> SetOf<'_> {
-    links.iter().flat_map(|set| set.iter().map(move |path| (path, set))).collect()
-}
-
 struct Sides<'a> {
     required: &'a Snapshot,
     actual: &'a Snapshot,
-    required_links: SetOf<'a>,
-    actual_links: SetOf<'a>,
 }
 
 impl Sides<'_> {
@@ -271,17 +257,19 @@ impl Sides<'_> {
 
     fn difference(&self, path: &ImagePath, is: &Inode, must: &Inode) -> Option<(What, String)> {
         let computed = matches!((&is.kind, &must.kind), (Kind::Regular { .. }, Kind::Computed { .. }));
-        if !computed && std::mem::discriminant(&is.kind) != std::mem::discriminant(&must.kind) {
-            return Some((What::Kind, format!("{}, must be a {}", is.kind_name(), must.kind_name())));
+        let (mut what, mut details) = (What::Metadata, Vec::new());
+        for aspect in is.differences(must) {
+            if let Aspect::Kind(is, must) = aspect {
+                if computed {
+                    continue;
+                }
+                return Some((What::Kind, format!("{is}, must be a {must}")));
+            }
+            if aspect.is_contents() {
+                what = What::Contents;
+            }
+            details.push(detail(&aspect));
         }
-        let mut details = Vec::new();
-        let what = if computed || is.same_contents(must) {
-            What::Metadata
-        } else {
-            details.push(contents(is, must));
-            What::Contents
-        };
-        metadata(is, must, &mut details);
         if details.is_empty() {
             return self.links(path).map(|detail| (What::Links, detail));
         }
@@ -290,9 +278,9 @@ impl Sides<'_> {
 
     /// Equal inodes that the plan touches all the same are shared with others than they must be.
     fn links(&self, path: &ImagePath) -> Option<String> {
-        let (is, must) = (self.actual_links.get(path), self.required_links.get(path));
-        let named = |set: Option<&&[ImagePath]>| {
-            let others = set.into_iter().flat_map(|set| set.iter()).filter(|other| *other != path);
+        let (is, must) = (self.actual.links.set_of(path), self.required.links.set_of(path));
+        let named = |set: Option<&[ImagePath]>| {
+            let others = set.into_iter().flatten().filter(|other| *other != path);
             let names: Vec<_> = others.map(ToString::to_string).collect();
             if names.is_empty() {
                 "no hard link".to_owned()
@@ -304,58 +292,29 @@ impl Sides<'_> {
     }
 }
 
-fn contents(is: &Inode, must: &Inode) -> String {
-    match (&is.kind, &must.kind) {
-        (Kind::Regular { size: a, .. }, Kind::Regular { size: b, .. }) if a != b => {
-            format!("{a} bytes, must be {b} bytes")
+/// How it is and must be.
+fn detail(aspect: &Aspect<'_>) -> String {
+    match aspect {
+        Aspect::Contents((_, is), (_, must)) if is != must => format!("{is} bytes, must be {must} bytes"),
+        Aspect::Contents((is, _), (must, _)) => format!("contents {is}, must be {must}"),
+        Aspect::Target(is, must) => {
+            format!("points to \"{}\", must point to \"{}\"", is.escape_ascii(), must.escape_ascii())
         }
-        (Kind::Regular { object: a, .. }, Kind::Regular { object: b, .. }) => {
-            format!("contents {a}, must be {b}")
+        Aspect::Device(is, must) => {
+            format!("device {}:{}, must be {}:{}", is.major, is.minor, must.major, must.minor)
         }
-        (Kind::Symlink { target: a }, Kind::Symlink { target: b }) => {
-            format!("points to \"{}\", must point to \"{}\"", a.escape_ascii(), b.escape_ascii())
+        Aspect::Mode(is, must) => format!("mode {is}, must be {must}"),
+        Aspect::Owner(is, must) => format!("owner {}:{}, must be {}:{}", is.0, is.1, must.0, must.1),
+        Aspect::Modified(is, must) => format!("modified at {}, must be {}", shown(*is), shown(*must)),
+        Aspect::Xattr(name, is, must) => {
+            let detail = match (is, must) {
+                (None, _) => "missing",
+                (_, None) => "must not be there",
+                (Some(_), Some(_)) => "has another value",
+            };
+            format!("attribute {} {detail}", name.escape_ascii())
         }
-        (
-            Kind::BlockDevice { device: a, .. } | Kind::CharDevice { device: a, .. },
-            Kind::BlockDevice { device: b, .. } | Kind::CharDevice { device: b, .. },
-        ) => format!("device {}:{}, must be {}:{}", a.major, a.minor, b.major, b.minor),
-        _ => "other contents".into(),
-    }
-}
-
-fn metadata(is: &Inode, must: &Inode, details: &mut Vec<String>) {
-    if is.mode != must.mode {
-        details.push(format!("mode {}, must be {}", is.mode, must.mode));
-    }
-    if (is.uid, is.gid) != (must.uid, must.gid) {
-        details.push(format!("owner {}:{}, must be {}:{}", is.uid, is.gid, must.uid, must.gid));
-    }
-    if let (Some(a), Some(b)) = (mtime(is), mtime(must))
-        && a != b
-    {
-        details.push(format!("modified at {}, must be {}", shown(a), shown(b)));
-    }
-    let names: BTreeSet<_> = is.xattrs.iter().chain(must.xattrs.iter()).map(|(name, _)| name).collect();
-    for name in names {
-        let detail = match (is.xattrs.value(name), must.xattrs.value(name)) {
-            (None, Some(_)) => "missing",
-            (Some(_), None) => "must not be there",
-            (a, b) if a != b => "has another value",
-            _ => continue,
-        };
-        details.push(format!("attribute {} {detail}", name.escape_ascii()));
-    }
-}
-
-fn mtime(inode: &Inode) -> Option<Timestamp> {
-    match inode.kind {
-        Kind::Regular { mtime, .. }
-        | Kind::BlockDevice { mtime, .. }
-        | Kind::CharDevice { mtime, .. }
-        | Kind::Fifo { mtime } => Some(mtime),
-        Kind::Computed { .. } | Kind::Symlink { .. } | Kind::Directory { .. } | Kind::Unknown { .. } | _ => {
-            None
-        }
+        Aspect::Kind(..) | Aspect::Source(..) | Aspect::Reason(..) | _ => "other contents".into(),
     }
 }
 

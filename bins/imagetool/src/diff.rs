@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use dominator_core::image::ImageName;
-use dominator_core::inode::{Inode, Kind, Timestamp};
+use dominator_core::inode::{Aspect, Inode};
 use dominator_core::path::ImagePath;
 use dominator_core::tree::Snapshot;
 use dominator_daemon::remark::Remark;
@@ -95,50 +95,37 @@ impl Paths {
 
 impl Path {
     fn differs(&self, new: &Self) -> Vec<String> {
-        let mut details = Vec::new();
-        let mut note = |differs: bool, words: &dyn Fn() -> String| {
-            if differs {
-                details.push(words());
+        let mut details: Vec<String> = Vec::new();
+        for aspect in self.inode.differences(&new.inode) {
+            let detail = detail(&aspect);
+            // Attributes are many, and their values seldom say anything.
+            if details.last() != Some(&detail) {
+                details.push(detail);
             }
-        };
-        let (a, b) = (&self.inode, &new.inode);
-        let same_kind = a.kind_name() == b.kind_name();
-        note(!same_kind, &|| format!("{} becomes {}", a.kind_name(), b.kind_name()));
-        note(same_kind && !a.same_contents(b), &|| contents(a, b));
-        note(a.mode != b.mode, &|| format!("mode {} becomes {}", a.mode, b.mode));
-        note((a.uid, a.gid) != (b.uid, b.gid), &|| {
-            format!("owner {}:{} becomes {}:{}", a.uid, a.gid, b.uid, b.gid)
-        });
-        note(a.xattrs != b.xattrs, &|| "extended attributes".into());
-        note(same_kind && modified(a) != modified(b), &|| "time".into());
-        note(self.linked != new.linked, &|| match &new.linked {
-            Some(first) => format!("hard link of {first}"),
-            None => "no hard link any more".into(),
-        });
+        }
+        if self.linked != new.linked {
+            details.push(match &new.linked {
+                Some(first) => format!("hard link of {first}"),
+                None => "no hard link any more".into(),
+            });
+        }
         details
     }
 }
 
-fn contents(a: &Inode, b: &Inode) -> String {
-    match (&a.kind, &b.kind) {
-        (Kind::Symlink { target: old }, Kind::Symlink { target: new }) => {
+fn detail(aspect: &Aspect<'_>) -> String {
+    match aspect {
+        Aspect::Kind(old, new) => format!("{old} becomes {new}"),
+        Aspect::Contents((_, old), (_, new)) if old != new => format!("size {old} becomes {new}"),
+        Aspect::Target(old, new) => {
             format!("target {} becomes {}", old.escape_ascii(), new.escape_ascii())
         }
-        _ => match (a.object(), b.object()) {
-            (Some((_, old)), Some((_, new))) if old != new => format!("size {old} becomes {new}"),
-            _ => "contents".into(),
-        },
-    }
-}
-
-fn modified(inode: &Inode) -> Option<Timestamp> {
-    match inode.kind {
-        Kind::Regular { mtime, .. }
-        | Kind::BlockDevice { mtime, .. }
-        | Kind::CharDevice { mtime, .. }
-        | Kind::Fifo { mtime } => Some(mtime),
-        Kind::Computed { .. } | Kind::Symlink { .. } | Kind::Directory { .. } | Kind::Unknown { .. } | _ => {
-            None
+        Aspect::Mode(old, new) => format!("mode {old} becomes {new}"),
+        Aspect::Owner(old, new) => format!("owner {}:{} becomes {}:{}", old.0, old.1, new.0, new.1),
+        Aspect::Modified(..) => "time".into(),
+        Aspect::Xattr(..) => "extended attributes".into(),
+        Aspect::Contents(..) | Aspect::Source(..) | Aspect::Device(..) | Aspect::Reason(..) | _ => {
+            "contents".into()
         }
     }
 }
