@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use dominator_core::filter::{Filter, Lines};
+use dominator_core::filter::{BadFilter, Filter, Lines, Lint};
 use dominator_core::trigger::Triggers;
 
 use crate::failure::{During, Failure};
@@ -20,9 +20,21 @@ pub fn filter(path: &Path) -> Result<Filter, Failure> {
     if path.as_os_str().is_empty() {
         return Ok(Filter::Sparse);
     }
+    parse_filter(path, Filter::parse)
+}
+
+/// The filter in a file, line by line, to be looked at.
+///
+/// # Errors
+/// As [`filter`].
+pub fn lint(path: &Path) -> Result<Lint, Failure> {
+    parse_filter(path, Lint::of)
+}
+
+fn parse_filter<T>(path: &Path, parse: impl Fn(&str) -> Result<T, BadFilter>) -> Result<T, Failure> {
     let what = || format!("{} is no filter file", path.display());
     let text = String::from_utf8(read(path, MAX_FILTER)?).during(what)?;
-    Filter::parse(&text).during(what)
+    parse(&text).during(what)
 }
 
 /// The triggers in a file; an empty name is none.

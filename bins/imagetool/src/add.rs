@@ -24,8 +24,8 @@ use dominator_rpc::transport::Tls;
 use serde::Serialize;
 
 use crate::options::AddOptions;
-use crate::required;
 use crate::source::{Offers, Shown, TreeSource};
+use crate::{lint, required};
 
 /// What was added.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -99,6 +99,7 @@ struct Prepared {
 impl Prepared {
     fn of(options: &AddOptions) -> Result<Self, Failure> {
         let filter = input::filter(&options.filter)?;
+        lint::warn(&options.filter)?;
         let triggers = input::triggers(&options.triggers)?;
         let (imported, offers, source, spool) = read_tree(&options.source, &filter)?;
         if imported.attributes_dropped > 0 {

@@ -4,6 +4,7 @@
 mod add;
 mod diff;
 mod get;
+mod lint;
 mod list;
 mod options;
 mod required;
@@ -12,9 +13,11 @@ mod source;
 
 pub use options::{AddOptions, Command, Options};
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use dominator_core::image::ImageName;
+use dominator_core::path::ImagePath;
 use dominator_core::port::{ImageError, ImageStore as _};
 use dominator_daemon::process::answer;
 use dominator_daemon::report::{Format, show};
@@ -23,6 +26,7 @@ use dominator_rpc::client::RemoteImages;
 use dominator_rpc::transport::Tls;
 
 use crate::diff::Differences;
+use crate::lint::Linted;
 use crate::list::{Deleted, Existence, Names};
 use crate::show::Summary;
 
@@ -34,6 +38,10 @@ const NAME: &str = "imagetool";
 /// [`Failure`], when it could not be done.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let Options { image_server, command, output, tls } = options;
+    if let Command::LintFilter { filter, explain } = &command {
+        // It needs neither a server nor a certificate.
+        return Ok(answer(NAME, lint(filter, explain.as_ref(), output.format())));
+    }
     let tls = tls.tool()?;
     let server = Server { tls, address: image_server.to_string(), format: output.format() };
     match command {
@@ -48,8 +56,16 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Command::Check { name } => return Ok(answer(NAME, server.check(&name).await)),
         Command::Diff { left, right } => return Ok(answer(NAME, server.diff(&left, &right).await)),
         Command::Delete { name } => server.delete(&name).await?,
+        Command::LintFilter { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether there is nothing to be said of the filter, or the path is left alone.
+fn lint(filter: &Path, explain: Option<&ImagePath>, format: Format) -> Result<bool, Failure> {
+    let linted = Linted::of(filter, explain)?;
+    show(&linted, format)?;
+    Ok(linted.is_yes())
 }
 
 /// The image server and how to show what it says.

@@ -1,8 +1,10 @@
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use dominator_core::image::ImageName;
+use dominator_core::path::ImagePath;
 use dominator_daemon::process::EXIT_STATUS_OF_ANSWERS;
 use dominator_daemon::report::OutputOptions;
 use dominator_daemon::tls::TlsOptions;
@@ -69,6 +71,20 @@ pub enum Command {
         /// The other
         right: ImageName,
     },
+    /// Name the lines of a filter file that may not do what they seem to, and what may have been meant
+    ///
+    /// A line has to match from the beginning of a path, but not to its end: /tmp matches /tmpfoo as well. A `.` is any
+    /// byte. What is in a directory that matches is left alone with it. Warnings are of lines that match too much or nothing;
+    /// notes are worth knowing. Exits with 0 if there is no warning, with 1 if there is. Asks no server.
+    LintFilter {
+        /// The filter, a line each
+        #[arg(value_name = "FILTERFILE")]
+        filter: PathBuf,
+        /// Say instead which lines match this path or a directory it is in, and what that means; exit with 0 if it is left
+        /// alone, with 1 if not
+        #[arg(long, value_name = "PATH", value_parser = image_path())]
+        explain: Option<ImagePath>,
+    },
     /// Delete an image; its name is never free again
     Delete {
         /// Which image
@@ -93,6 +109,11 @@ pub struct AddOptions {
     /// Accept a tree without /etc, /etc/passwd, /usr and /usr/bin, which every machine needs
     #[arg(long)]
     pub no_required_paths: bool,
+}
+
+/// An absolute path of an image; names are bytes.
+fn image_path() -> impl TypedValueParser<Value = ImagePath> {
+    OsStringValueParser::new().try_map(|path| ImagePath::parse(path.as_bytes()))
 }
 
 /// A path, or the empty string, which a path proper can't be.

@@ -27,11 +27,12 @@ fn every_json_result_is_as_its_schema_says() {
     let filter = lab.write("filter", "/srv(|/.*)$\n");
     let triggers = lab.write("triggers", r#"[{"MatchLines": ["/etc/.*"], "Service": "ssh"}]"#);
     let got = lab.path("got");
-    let [filter, triggers, got] = [&filter, &triggers, &got].map(|path| path.to_str().unwrap());
+    let open = lab.write("open", "/tmp\n/srv/.*\n");
+    let [filter, open, triggers, got] = [&filter, &open, &triggers, &got].map(|path| path.to_str().unwrap());
     let [first, second] = [&trees[0], &trees[1]].map(|path| path.to_str().unwrap());
     let images = ["--image-server", &server, "--json"];
     let fleet = ["--dominator", &controller, "--json"];
-    let rows: [Row<'_>; 22] = [
+    let rows: [Row<'_>; 25] = [
         ("imagetool-add", "imagetool", &images, &["add", "web/1", first, filter, triggers], 0),
         ("imagetool-add", "imagetool", &images, &["add", "web/2", second, "", ""], 0),
         ("imagetool-list", "imagetool", &images, &["list"], 0),
@@ -60,6 +61,15 @@ fn every_json_result_is_as_its_schema_says() {
             0,
         ),
         ("imagetool-delete", "imagetool", &images, &["delete", "web/2"], 0),
+        ("imagetool-lint-filter", "imagetool", &["--json"], &["lint-filter", filter], 0),
+        ("imagetool-lint-filter", "imagetool", &["--json"], &["lint-filter", open], 1),
+        (
+            "imagetool-lint-filter",
+            "imagetool",
+            &["--json"],
+            &["lint-filter", open, "--explain", "/tmpfoo/x"],
+            0,
+        ),
     ];
     for (name, tool, flags, words, code) in rows {
         let outcome = lab.tool(tool, &admin, flags.iter().chain(words).copied());
@@ -158,4 +168,41 @@ fn help_shows_an_example_and_where_certificates_are_looked_for() {
         let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(words.contains(&place), "{program}: {words}");
     }
+}
+
+#[test]
+fn a_filter_is_linted_without_a_server_or_a_certificate_and_when_an_image_is_added() {
+    let lab = Lab::new();
+    let filter = lab.write("filter", "# kept\n/tmp\n/srv/x/.*\n");
+    let filter = filter.to_str().unwrap();
+    let linted =
+        Outcome::of(Command::new(binary("imagetool")).args(["lint-filter", filter]).env("HOME", "/nowhere"));
+    assert_eq!(linted.code(), Some(1));
+    for words in
+        ["filter:2: warning: /tmp\n", "/tmpfoo too", "did you mean  /tmp(|/.*)$", ":3: note: /srv/x/.*"]
+    {
+        assert!(linted.stdout.contains(words), "{words}: {linted:?}");
+    }
+    let explain = |path: &str| {
+        Outcome::of(Command::new(binary("imagetool")).args(["lint-filter", filter, "--explain", path]))
+    };
+    let hidden = explain("/tmp/a/b");
+    assert_eq!(hidden.code(), Some(0));
+    for words in ["line 2 matches /tmp: /tmp\n", "as /tmp is", "neither made, changed nor deleted"] {
+        assert!(hidden.stdout.contains(words), "{words}: {hidden:?}");
+    }
+    let other = explain("/usr");
+    assert_eq!((other.code(), other.stdout.contains("/usr is not left alone")), (Some(1), true), "{other:?}");
+    assert_eq!(explain("usr").code(), Some(2));
+
+    let admin = lab.certificate("admin", "admin", "*.*");
+    let (_images, server) = lab.image_server();
+    let tree = lab.path("tree");
+    fs::create_dir(&tree).unwrap();
+    trees::small(&tree, 1);
+    let add = ["--image-server", &server, "add", "web/1", tree.to_str().unwrap(), filter, ""];
+    let added = lab.tool("imagetool", &admin, add);
+    assert_eq!(added.code(), Some(0), "{added:?}");
+    let warnings: Vec<_> = added.stderr.lines().filter(|line| line.contains("filter:")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("filter:2: /tmp: it has no end"), "{added:?}");
 }

@@ -1,5 +1,7 @@
 //! Filters: which paths an image leaves alone, as lines of regular expressions.
 
+mod form;
+mod lint;
 mod matcher;
 mod shape;
 mod trie;
@@ -8,6 +10,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
+
+pub use self::lint::{Explanation, Finding, Lint, Surprise, Weight};
 
 use self::matcher::{Matcher, Refused};
 use self::shape::Shape;
@@ -30,12 +34,17 @@ impl Filter {
     /// [`Filter::Empty`].
     ///
     /// # Errors
-    /// [`BadFilter`] naming the first line that is wrong.
+    /// [`BadFilter`] naming the first line that is wrong by its number in the file.
     pub fn parse(text: &str) -> Result<Self, BadFilter> {
-        let kept = |line: &&str| !line.is_empty() && !line.starts_with('#');
-        let lines: Vec<String> =
-            text.lines().map(|line| line.trim_end_matches('\r')).filter(kept).map(str::to_owned).collect();
-        if lines.is_empty() { Ok(Self::Empty) } else { Lines::new(lines).map(Self::Lines) }
+        let (numbers, lines): (Vec<usize>, Vec<String>) =
+            numbered(text).map(|(number, line)| (number, line.to_owned())).unzip();
+        if lines.is_empty() {
+            return Ok(Self::Empty);
+        }
+        Lines::new(lines).map(Self::Lines).map_err(|bad| {
+            let number = numbers.get(bad.number.saturating_sub(1)).copied().unwrap_or(bad.number);
+            BadFilter { number, ..bad }
+        })
     }
 
     /// Whether the filter matches `path` itself; what lies below a matching directory is left alone, too, which is for
@@ -116,6 +125,12 @@ impl PartialEq for Lines {
 }
 
 impl Eq for Lines {}
+
+/// The lines of a filter file that count, each with its number in the file.
+fn numbered(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line.trim_end_matches('\r')));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
 
 /// The line that inverts the others.
 const INVERT: &str = "!";
@@ -206,8 +221,8 @@ mod tests {
 
     #[test]
     fn a_bad_line_is_named() {
-        let error = Filter::parse("/ok\n/bad(").unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("/bad("), "{error}");
+        let error = Filter::parse("# lines\n/ok\n\n/bad(").unwrap_err().to_string();
+        assert!(error.contains("line 4") && error.contains("/bad("), "{error}");
         assert!(Filter::parse(&"/x\n".repeat(Lines::MAX_LINES + 1)).is_err());
         assert!(Filter::parse("/a{1000}{1000}{1000}").is_err());
     }

@@ -61,7 +61,7 @@ impl Shape {
 }
 
 /// The syntax of all lines: bytes, `.` is any of them.
-fn parser() -> Parser {
+pub(super) fn parser() -> Parser {
     ParserBuilder::new().utf8(false).unicode(false).dot_matches_new_line(true).build()
 }
 
@@ -237,7 +237,7 @@ fn members(class: &Class) -> Option<Vec<Sequence>> {
         .then(|| few.iter().map(|byte| Sequence::literal(&[*byte])).collect())
 }
 
-fn is_any(hir: &Hir) -> bool {
+pub(super) fn is_any(hir: &Hir) -> bool {
     matches!(hir.kind(), HirKind::Class(Class::Bytes(class)) if is_whole(class))
 }
 
