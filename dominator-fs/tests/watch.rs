@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -69,13 +70,15 @@ fn change_everything_in_turn(top: &Path) {
     let mode = |path: &str, mode| fs::set_permissions(at(path), Permissions::from_mode(mode)).unwrap();
     let xattr = |path: &str| rustix::fs::setxattr(at(path), "user.x", b"y", XattrFlags::empty());
     let fifo = |path: &str| rustix::fs::mknodat(CWD, at(path), FileType::Fifo, Mode::from_raw_mode(0o600), 0);
+    let open = OpenOptions::new().append(true).open(at("d/other")).unwrap();
     let has_xattrs = xattr("d/file").is_ok();
     watched.settle();
     type Case<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
-    let cases: [Case<'_>; 21] = [
+    let cases: [Case<'_>; 22] = [
         ("nothing", &|| {}, &[]),
         ("read", &|| drop(fs::read(at("d/file")).unwrap()), &[]),
         ("write", &|| fs::write(at("d/file"), b"4567").unwrap(), &["/d"]),
+        ("write without closing", &|| (&open).write_all(b"x").unwrap(), &["/d"]),
         ("write through a mapping", &|| write_through_a_mapping(&at("d/file")), &["/d"]),
         (
             "truncate",
