@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dominator_core::path::ImagePath;
 use dominator_core::view::View;
@@ -264,6 +264,9 @@ fn waiting_ends_with_a_change_or_when_it_is_woken() {
         waker.wake();
         waker.wake();
         assert_eq!(watched.watch.wait(&watched.view, None).unwrap(), Changes::Nothing, "nor is a wake lost");
+        let (began, whole) = (Instant::now(), Duration::from_millis(20));
+        assert_eq!(watched.watch.wait(&watched.view, Some(whole)).unwrap(), Changes::Nothing);
+        assert!(began.elapsed() >= whole, "wakes are used up");
         let readable = |watched: &Watched| {
             let mut fds = [rustix::event::PollFd::new(&watched.watch, rustix::event::PollFlags::IN)];
             rustix::event::poll(&mut fds, Some(&rustix::event::Timespec::default())).unwrap() == 1

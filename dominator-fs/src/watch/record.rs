@@ -204,6 +204,7 @@ mod tests {
             (set(METADATA + 3, 200), "with a record much longer than the event"),
             (set(METADATA + INFO_HEADER + FSID, 200), "with a handle longer than the record"),
             (whole(0, &record(NAMED, b"0123", b"name")), "with a name that has no end"),
+            (whole(0, &[99, 0, 0, 0]), "with a record of another kind and of no length"),
             (good[..good.len() - 1].to_vec(), "cut off"),
         ];
         for (mut buffer, why) in bad {
