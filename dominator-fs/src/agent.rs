@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 use crate::root::{Root, RootError};
 use crate::seam::{Kernel, Seam};
-use crate::traits::traits_of;
+use crate::traits::{granularity_of, traits_of};
 use crate::update::Updater;
 use ears::Bell;
 use effort::Reins;
@@ -137,6 +137,7 @@ impl LocalAgent {
         let memory = Memory::open(&config.state)?;
         let mut traits = traits_of(&root);
         traits.exclusions = config.exclusions;
+        traits.mtime = granularity_of(&root).unwrap_or(traits.mtime);
         traits.protected.extend(protected(&config.root, config.protected.iter().chain([&config.state]))?);
         let view = memory.view().filter(|view| respects(view, &traits));
         let state = State::new(view, memory.last_image()?, traits);

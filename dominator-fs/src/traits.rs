@@ -8,7 +8,7 @@ use dominator_core::filter::Filter;
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::port::MachineTraits;
 use dominator_core::view::{Granularity, Ownership, XattrClass, XattrPolicy};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
@@ -40,6 +40,30 @@ pub fn traits_of(root: &Root) -> MachineTraits {
         ownership: if chown { Ownership::Kept } else { Ownership::Ignored },
         mtime: Granularity::FINE,
     }
+}
+
+/// How fine the times are that the file-system of `root` keeps. [`traits_of`] does not find out: it takes a file, made here
+/// without a name, that is gone at once. An agent calls this, or it sets times for ever that are never kept: ext4 with
+/// inodes of 128 bytes keeps whole seconds.
+///
+/// # Errors
+/// What the kernel says: the root can't be written to, or its file-system has no files without names.
+pub fn granularity_of(root: &Root) -> io::Result<Granularity> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(root, c".", flags, rustix::fs::Mode::from_raw_mode(0o600))?;
+    // Its last digit is not 0: whatever is not kept shows.
+    let wanted = Timespec { tv_sec: 1_000_000_000, tv_nsec: 123_456_789 };
+    let omitted = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let times = Timestamps { last_access: omitted, last_modification: wanted };
+    rustix::fs::futimens(&file, &times)?;
+    let kept = inode_of(&file)?.stx_mtime;
+    Ok(granularity(123_456_789, kept.tv_nsec))
+}
+
+/// The finest power of ten that explains what was kept; whole seconds if none does.
+fn granularity(wanted: u32, kept: u32) -> Granularity {
+    let powers = (0..9).map(|power| 10_u32.pow(power)).filter(|nanos| wanted - wanted % nanos == kept);
+    powers.filter_map(Granularity::nanos).next().unwrap_or(Granularity::SECOND)
 }
 
 fn kernel_mounts(root: &Root) -> BTreeSet<ImagePath> {
@@ -75,6 +99,31 @@ pub(crate) fn is_kept(root: &Root, class: XattrClass) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dominator_fs_testkit::{Disk, left_out, mount_tmpfs, unmount, with_mounts};
+
+    #[test]
+    fn times_are_as_fine_as_the_file_system_keeps_them() {
+        let test = "times_are_as_fine_as_the_file_system_keeps_them";
+        for (kept, nanos) in
+            [(123_456_789, 1), (123_456_700, 100), (123_000_000, 1_000_000), (0, 1_000_000_000)]
+        {
+            assert_eq!(granularity(123_456_789, kept).as_nanos(), nanos);
+        }
+        assert_eq!(granularity(123_456_789, 999), Granularity::SECOND, "nothing explains that");
+        with_mounts(test, move || {
+            let dir = tempfile::tempdir().unwrap();
+            mount_tmpfs(dir.path(), "size=1m");
+            assert_eq!(granularity_of(&Root::open(dir.path()).unwrap()).unwrap(), Granularity::FINE);
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+            unmount(dir.path());
+            let disk = match Disk::made_with(16 << 20, &["-I", "128"]) {
+                Ok(disk) => disk,
+                Err(why) => return left_out(test, &why),
+            };
+            let root = Root::open(&disk.path()).unwrap();
+            assert_eq!(granularity_of(&root).unwrap(), Granularity::SECOND);
+        });
+    }
 
     #[test]
     fn a_class_counts_only_where_it_can_be_kept() {

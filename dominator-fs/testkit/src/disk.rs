@@ -28,7 +28,7 @@ impl Disk {
     /// # Errors
     /// What is missing.
     pub fn new(size: u64) -> Result<Self, String> {
-        Self::with(size, "")
+        Self::make(size, "", &[])
     }
 
     /// As [`Self::new`], mounted with options of ext4.
@@ -36,6 +36,18 @@ impl Disk {
     /// # Errors
     /// What is missing.
     pub fn with(size: u64, options: &'static str) -> Result<Self, String> {
+        Self::make(size, options, &[])
+    }
+
+    /// As [`Self::new`], with these arguments for `mkfs.ext4` as well.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn made_with(size: u64, arguments: &[&str]) -> Result<Self, String> {
+        Self::make(size, "", arguments)
+    }
+
+    fn make(size: u64, options: &'static str, arguments: &[&str]) -> Result<Self, String> {
         let place = tempfile::tempdir().map_err(|error| error.to_string())?;
         let image = place.path().join("image");
         let made = fs::File::create(&image).and_then(|file| file.set_len(size));
@@ -43,6 +55,7 @@ impl Disk {
         // What is initialised later would be read and written while tests measure.
         run(Command::new("mkfs.ext4")
             .args(["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .args(arguments)
             .arg(&image))?;
         let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image))?;
         let disk = Self { place, device: PathBuf::from(device.trim()), options };

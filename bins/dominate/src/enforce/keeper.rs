@@ -20,7 +20,7 @@ use dominator_fs::scan::{Cancel, Fact, Progress, Scanner};
 use dominator_fs::seam::Kernel;
 use dominator_fs::service::{self, Activation, Debt, NoServices, SystemServices};
 use dominator_fs::store::images::ImageStore;
-use dominator_fs::traits::traits_of;
+use dominator_fs::traits::{granularity_of, traits_of};
 use dominator_fs::update::{Intake, Updater};
 
 use super::places::{self, Liveness};
@@ -72,7 +72,9 @@ impl Keeper {
         let tree = imported.snapshot;
         tree.verify(ImageStore::MAX_INODES).during(|| "the image can't be one".into())?;
         let manifest = Image::new(tree.tree.clone(), filter.clone(), triggers.clone(), imported.xattrs);
-        let view = traits_of(&root).view(&manifest, &tree);
+        let mut traits = traits_of(&root);
+        traits.mtime = granularity_of(&root).unwrap_or(traits.mtime);
+        let view = traits.view(&manifest, &tree);
         let services: Box<dyn ServiceRunner> = match liveness {
             Liveness::Live => Box::new(SystemServices::detect()),
             Liveness::Other => Box::new(NoServices),
