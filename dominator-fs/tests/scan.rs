@@ -327,5 +327,5 @@ fn mounts_are_shown_but_not_entered() {
     assert!(inode("/target/visible").unwrap().object().is_some());
     assert_eq!(inode("/file").unwrap().kind, Kind::Unknown { why: Why::Unreadable });
     assert_eq!(scanned.facts.iter().map(|fact| fact.path.to_string()).collect::<Vec<_>>(), ["/file"]);
-    assert_eq!(scanned.held, ["/", "/bound", "/mounted"].map(path).into());
+    assert_eq!(scanned.held, ["/", "/bound", "/file", "/mounted"].map(path).into());
 }
