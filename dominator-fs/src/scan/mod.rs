@@ -9,6 +9,32 @@
 //!
 //! [`Scanner::rescan`] goes by a [`Cache`] of what earlier scans found, and [`Scrub`] reads everything again.
 //!
+//! ```
+//! use std::sync::Arc;
+//! use dominator_core::view::View;
+//! use dominator_fs::root::Root;
+//! use dominator_fs::scan::{Cache, Cancel, Scanner};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dir = tempfile::tempdir()?;
+//! std::fs::write(dir.path().join("motd"), "hello\n")?;
+//! let scanner = Scanner::new(Root::open(dir.path())?, Arc::new(View::everything()));
+//! let (mut cache, cancel) = (Cache::new(), Cancel::default());
+//! let first = scanner.rescan(&mut cache, &cancel)?;
+//! assert_eq!((first.counts.files, first.files_opened, first.bytes_hashed), (1, 1, 6));
+//!
+//! let second = scanner.rescan(&mut cache, &cancel)?;
+//! assert_eq!((second.snapshot.id(), second.files_opened), (first.snapshot.id(), 0));
+//!
+//! std::fs::write(dir.path().join("motd"), "good evening\n")?;
+//! let third = scanner.rescan(&mut cache, &cancel)?;
+//! assert_ne!(third.snapshot.id(), second.snapshot.id());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Two changes within one tick of the file-system's clock may show only after the write-back expiry: see [`Cache`].
+//!
 //! What is not here: any write below the root.
 
 mod agree;

@@ -338,3 +338,89 @@ impl Input {
 fn directory_in(entry: Entry<'_>) -> Option<Inode> {
     entry.directory().map(|_| entry.inode())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dominator_core::inode::{Kind, Mode, Xattrs};
+    use dominator_core::tree::DirectoryId;
+    use std::io::Write;
+
+    const GOLDEN: &[u8] = include_bytes!("../../tests/golden/scan-cache.bin");
+
+    fn inode(kind: Kind) -> Inode {
+        Inode { mode: Mode::from_st_mode(0o644), uid: 1, gid: 2, xattrs: Xattrs::default(), kind }
+    }
+
+    fn identity(mode: u16, links: Links, freshness: Freshness) -> Identity {
+        let (mtime, ctime, dev) = (1_000_000_000, 1_000_000_036, 8 << 20 | 1);
+        let (ino, size, mtime_nanos, ctime_nanos, uid, gid) = (12, 6, 999_999_999, 1, 1, 2);
+        Identity { ino, size, mtime, ctime, mtime_nanos, ctime_nanos, dev, uid, gid, mode, links, freshness }
+    }
+
+    fn known(entries: Vec<(&str, Inode)>, extent: Extent) -> Known {
+        let entries = entries.into_iter().map(|(name, inode)| (Name::parse(name.as_bytes()).unwrap(), inode));
+        let directory = Directory::new(entries).unwrap();
+        let id = if extent == Extent::Whole { directory.id() } else { Directory::default().id() };
+        Known {
+            identity: identity(0o040_755, Links::Several, Freshness::Settled),
+            inode: inode(Kind::Directory { id }),
+            directory: Arc::new(directory),
+            identities: Box::default(),
+            below: Box::default(),
+            facts: Box::default(),
+            looked: Timestamp::new(1_000_000_040, 7).unwrap(),
+            extent,
+            holding: Holding::Nothing,
+            summary: Summary::default(),
+        }
+    }
+
+    /// One of each kind.
+    fn sample() -> Stored {
+        let (mtime, size) = (Timestamp::new(1_000_000_000, 999_999_999).unwrap(), 6);
+        let file = inode(Kind::Regular { mtime, size, object: ObjectId::of(b"hello\n") });
+        let mut below = known(vec![("file", file.clone())], Extent::Partial);
+        below.identities = Box::new([identity(0o100_644, Links::Several, Freshness::Settled)]);
+        below.holding = Holding::Something;
+        let entries =
+            vec![("dir", below.inode.clone()), ("file", file), ("unknown", Inode::unknown(Why::Changing))];
+        let mut top = known(entries, Extent::Whole);
+        top.identities = Box::new([identity(0o100_644, Links::One, Freshness::Fresh), Identity::default()]);
+        top.below = Box::new([Arc::new(below.summarise())]);
+        let path = ImagePath::parse(b"/unknown").unwrap();
+        top.facts = Box::new([Fact { path, why: Why::Changing, detail: "would not hold still".into() }]);
+        let view = Some(ViewId(ObjectId::of(b"a view")));
+        Stored { root: (8 << 20 | 1, 2), view, top: Some(Arc::new(top.summarise())) }
+    }
+
+    fn written(stored: &Stored) -> Vec<u8> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write(&crate::seam::Kernel, file.as_file(), stored).unwrap();
+        std::fs::read(file.path()).unwrap()
+    }
+
+    fn reading(bytes: &[u8]) -> Result<Stored, CacheError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        read(file.reopen().unwrap())
+    }
+
+    #[test]
+    fn the_golden_cache_is_what_is_written_and_read() {
+        assert_eq!(written(&sample()), GOLDEN);
+        let stored = reading(GOLDEN).unwrap();
+        assert_eq!(written(&stored), GOLDEN);
+        let top = stored.top.unwrap();
+        assert_eq!((top.summary.counts.files, top.summary.links, top.summary.facts), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_directory_under_the_name_of_another_is_refused() {
+        let mut stored = sample();
+        let mut top = known(Vec::new(), Extent::Whole);
+        top.inode.kind = Kind::Directory { id: DirectoryId(ObjectId::of(b"another")) };
+        stored.top = Some(Arc::new(top));
+        assert!(matches!(reading(&written(&stored)), Err(CacheError::Damaged(_))));
+    }
+}
