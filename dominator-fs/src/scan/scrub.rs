@@ -20,6 +20,7 @@ use dominator_core::inode::{Mode, Timestamp, Why};
 use dominator_core::object::{ObjectHasher, ObjectId};
 use dominator_core::path::ImagePath;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use self::pass::{Pass, Position};
 use self::reading::{OnDisk, is_medium};
@@ -69,7 +70,7 @@ impl Scrub {
     pub fn load(time: Duration, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => return Ok(Self::new(time)),
+            Err(Errno::NOENT) => return Ok(Self::new(time)),
             outcome => File::from(outcome?),
         };
         let mut bytes = Vec::new();
@@ -337,8 +338,8 @@ fn batch(cache: &Cache, position: &Position) -> Vec<KnownFile> {
 }
 
 fn open(root: &Root, path: &ImagePath) -> io::Result<OnDisk> {
-    let (dir, name) = root.parent(path)?;
-    OnDisk::open(dir.as_fd(), name.as_bytes())
+    let (parent, name) = path.split().ok_or(Errno::ISDIR)?;
+    OnDisk::open(root.directory_here(&parent)?.as_fd(), name.as_bytes())
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
 
 use crate::eyes::{Eyes, path};
-use crate::outside::{Outside, special};
+use crate::outside::{CHAIN, Outside, special};
 use crate::storm::{Storm, rage, role};
 
 const SCANS: usize = 1_000;
@@ -32,11 +32,12 @@ fn stage(base: &Path, outside: &Path) -> BTreeSet<ObjectId> {
     };
     fs::create_dir_all(tree.join("calm")).unwrap();
     fs::create_dir(&aside).unwrap();
-    for (number, target) in ["dir", "dir/deeper", "", "secret", "null", "pipe"].iter().enumerate() {
+    for (number, target) in ["dir", "dir/deeper", "dir", "secret", "null", "pipe"].iter().enumerate() {
         for directory in ["d", "calm/d"].map(|name| tree.join(format!("{name}{number}"))) {
-            fs::create_dir_all(directory.join("deeper")).unwrap();
-            write(&directory.join("inside"), format!("inside {number}"));
-            write(&directory.join("deeper/inside"), format!("deeper inside {number}"));
+            for (depth, below) in CHAIN.iter().enumerate() {
+                fs::create_dir_all(directory.join(below)).unwrap();
+                write(&directory.join(below).join("inside"), format!("inside {number}, {depth} deep"));
+            }
         }
         symlink(outside.join(target), aside.join(format!("d{number}"))).unwrap();
         for name in ["pipe", "link", "relative", "socket", "null", "directory", "file"] {
@@ -57,8 +58,8 @@ fn stage(base: &Path, outside: &Path) -> BTreeSet<ObjectId> {
     contents
 }
 
-/// Exchanges all of them, over and over.
-fn swap_in_a_tight_loop(base: &Path) {
+/// Exchanges all of them, or all directories, over and over.
+fn swap_in_a_tight_loop(base: &Path, role: &str) {
     let open = |name: &str| {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         rustix::fs::open(base.join(name), flags, Mode::empty()).unwrap()
@@ -67,6 +68,7 @@ fn swap_in_a_tight_loop(base: &Path) {
     let mut names: Vec<_> =
         fs::read_dir(base.join("aside")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
+    names.retain(|name| role == "swap" || name.to_string_lossy().starts_with('d'));
     rage(|dice| {
         let from = dice.below(names.len() as u64);
         for name in names.iter().cycle().skip(usize::try_from(from).unwrap()).take(names.len()) {
@@ -78,8 +80,8 @@ fn swap_in_a_tight_loop(base: &Path) {
 #[test]
 fn nothing_that_is_swapped_during_a_scan_leads_out_or_hangs_it() {
     const TEST: &str = "attack::nothing_that_is_swapped_during_a_scan_leads_out_or_hangs_it";
-    if let Some((_, base)) = role() {
-        return swap_in_a_tight_loop(&base);
+    if let Some((role, base)) = role() {
+        return swap_in_a_tight_loop(&base, &role);
     }
     let base = tempfile::tempdir().unwrap();
     let tree = base.path().join("tree");
@@ -87,7 +89,7 @@ fn nothing_that_is_swapped_during_a_scan_leads_out_or_hangs_it() {
     let contents = stage(base.path(), &outside.path);
     let mut eyes = Eyes::on(&tree);
     let calm = eyes.agree(&tree, &[])[0].snapshot.inode(&path("/calm"));
-    let attackers = [0, 1].map(|_| Storm::begin(TEST, "swap", base.path()));
+    let attackers = ["swap", "directories"].map(|role| Storm::begin(TEST, role, base.path()));
     for _ in 0..SCANS {
         for look in eyes.look() {
             let seen: BTreeSet<_> = look.snapshot.objects().into_keys().collect();
@@ -205,7 +207,7 @@ fn pipes_sockets_and_devices_are_looked_at_without_being_opened() {
     let mut eyes = Eyes::on(&outside.path);
     for look in eyes.look() {
         assert_eq!(look.facts, []);
-        assert_eq!(look.counts.files, 6);
+        assert_eq!(look.counts.files, 2 * (CHAIN.len() as u64 + 1));
     }
     let opened: BTreeSet<_> = outside.opened().into_iter().collect();
     assert_eq!(opened, ["", "deeper", "dir", "inside", "secret"].map(String::from).into());

@@ -6,12 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use dominator_core::inode::{Inode, Timestamp};
 use dominator_core::path::ImagePath;
 use dominator_core::view::View;
+use dominator_fs::pace::Pacer;
 use dominator_fs::root::Root;
-use dominator_fs::scan::{Cache, Cancel, Clock, Scan, ScanError, Scanner};
+use dominator_fs::scan::{Cache, Cancel, Clock, Scan, ScanError, Scanner, Scrub};
 use dominator_fs_testkit::{described, observed};
 
 /// More names than any tree here has.
@@ -21,15 +23,20 @@ pub(crate) fn path(text: &str) -> ImagePath {
     ImagePath::parse(text.as_bytes()).unwrap()
 }
 
-/// Looks at one tree in both ways.
+/// Looks at one tree in both ways, and scrubs it.
 pub(crate) struct Eyes {
+    root: Root,
     scanner: Scanner,
     cache: Cache,
+    scrub: Scrub,
     /// How far the time is ahead of the system's, in seconds.
     ahead: Arc<AtomicI64>,
 }
 
-/// More than the longest that anything stays fresh, in seconds.
+/// How long changes can hide: nobody here writes through mappings, and clocks tick more often.
+const EXPIRY: Duration = Duration::from_millis(100);
+
+/// More than that, in seconds.
 const LATER: i64 = 3_600;
 
 impl Eyes {
@@ -44,14 +51,16 @@ impl Eyes {
             let now = system.now();
             Timestamp::new(now.seconds() + moved.load(Ordering::Relaxed), now.nanos()).unwrap()
         });
-        let scanner = Scanner::new(Root::open(dir).unwrap(), Arc::new(view)).clock(clock);
-        Self { scanner, cache: Cache::new(), ahead }
+        let root = Root::open(dir).unwrap();
+        let scanner = Scanner::new(root.clone(), Arc::new(view)).clock(clock).write_back_expiry(EXPIRY);
+        Self { root, scanner, cache: Cache::new(), scrub: Scrub::new(Duration::ZERO), ahead }
     }
 
-    /// Looks with what others have left with [`Self::save`].
+    /// Looks with what others have left with [`Self::save`], and holds that changes can hide for long.
     pub(crate) fn resumed(dir: &Path, kept: &Path) -> Self {
         let mut eyes = Self::on(dir);
-        eyes.cache = Cache::load(open(kept).as_fd(), KEPT, &Root::open(dir).unwrap()).unwrap();
+        eyes.cache = Cache::load(open(kept).as_fd(), KEPT, &eyes.root).unwrap();
+        eyes.scanner = eyes.scanner.write_back_expiry(Duration::from_secs(LATER.unsigned_abs()));
         eyes
     }
 
@@ -68,6 +77,10 @@ impl Eyes {
         let cancel = Cancel::default();
         let looks = [self.scanner.scan(&cancel), self.scanner.rescan(&mut self.cache, &cancel)];
         looks.iter().flatten().for_each(whole);
+        // A step of a scrub that never pauses: whatever happens to the tree meanwhile is no corruption.
+        let now = Timestamp::new(Clock::system().now().seconds(), 0).unwrap();
+        let step = self.scrub.step(&self.root, &mut self.cache, now, &Pacer::unlimited(), &cancel);
+        assert_eq!(step.corrupt, []);
         looks
     }
 
@@ -79,6 +92,11 @@ impl Eyes {
     /// What each way of looking sees of a tree that came to rest: what the oracle sees, and without any doubt.
     pub(crate) fn agree(&mut self, dir: &Path, excludes: &[&str]) -> [Scan; 2] {
         self.settle();
+        self.agree_at_once(dir, excludes)
+    }
+
+    /// The same of one that stands still only now.
+    pub(crate) fn agree_at_once(&mut self, dir: &Path, excludes: &[&str]) -> [Scan; 2] {
         let theirs = observed(dir, excludes);
         let looks = self.look();
         for look in &looks {

@@ -100,7 +100,9 @@ fn check(test: &str, inject: &str, victim: &str, expected: impl Fn(&Entries) -> 
             "{inject} of {victim}"
         );
     }
-    Eyes::resumed(&tree, &base).agree(&tree, &[]);
+    let mut eyes = Eyes::resumed(&tree, &base);
+    eyes.agree_at_once(&tree, &[]);
+    eyes.agree(&tree, &[]);
 }
 
 /// Everything as it is, but for the paths nothing is known of, and what is below them.

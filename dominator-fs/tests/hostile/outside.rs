@@ -13,6 +13,9 @@ use rustix::io::Errno;
 /// What the files outside hold.
 pub(crate) const SECRET: &[u8] = b"from outside";
 
+/// Directories, each in the one before, that are inside and outside by the same names.
+pub(crate) const CHAIN: [&str; 4] = ["", "deeper", "deeper/deeper", "deeper/deeper/deeper"];
+
 /// A tree beside the one that is scanned: `secret`, `pipe` that nobody writes to, `null` where that can be made, and
 /// `dir` with names that are inside as well. The kernel tells of everything there that is opened.
 pub(crate) struct Outside {
@@ -22,9 +25,10 @@ pub(crate) struct Outside {
 
 impl Outside {
     pub(crate) fn make(path: &Path) -> Self {
-        for dir in ["", "dir", "dir/deeper"] {
-            let dir = path.join(dir);
-            fs::create_dir(&dir).unwrap();
+        let dirs = [path.to_owned()].into_iter().chain(CHAIN.map(|below| path.join("dir").join(below)));
+        let dirs: Vec<_> = dirs.collect();
+        for dir in &dirs {
+            fs::create_dir(dir).unwrap();
             fs::write(dir.join("secret"), SECRET).unwrap();
             fs::write(dir.join("inside"), SECRET).unwrap();
             special(&dir.join("pipe"), FileType::Fifo).unwrap();
@@ -32,8 +36,8 @@ impl Outside {
             special(&dir.join("null"), FileType::CharacterDevice).unwrap_or_default();
         }
         let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
-        for dir in ["", "dir", "dir/deeper"] {
-            inotify::add_watch(&watch, path.join(dir), WatchFlags::OPEN | WatchFlags::ACCESS).unwrap();
+        for dir in &dirs {
+            inotify::add_watch(&watch, dir, WatchFlags::OPEN | WatchFlags::ACCESS).unwrap();
         }
         Self { path: path.to_owned(), watch }
     }

@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Advice, AtFlags, OFlags, StatxFlags, fadvise, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{
+    Advice, AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fadvise, fcntl_getfl, fcntl_setfl,
+};
 use rustix::io::Errno;
 
 use crate::pace::direct::DirectBuffer;
@@ -27,12 +29,13 @@ enum Way {
 }
 
 impl OnDisk {
-    /// Opens a name that was a regular file when it was scanned.
+    /// Opens a name that was a regular file when it was scanned. What is mounted over it is not opened.
     pub(super) fn open(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
+        const RESOLVE: ResolveFlags = ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let mut extra = OFlags::DIRECT | OFlags::NOATIME;
         loop {
-            match rustix::fs::openat(dir, name, flags | extra, rustix::fs::Mode::empty()) {
+            match rustix::fs::openat2(dir, name, flags | extra, Mode::empty(), RESOLVE) {
                 // Only owners and root may leave the access time alone.
                 Err(Errno::PERM) if extra.contains(OFlags::NOATIME) => extra.remove(OFlags::NOATIME),
                 Err(Errno::INVAL) if extra.contains(OFlags::DIRECT) => extra.remove(OFlags::DIRECT),
