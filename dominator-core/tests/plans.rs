@@ -25,7 +25,7 @@ fn compare(required: &Snapshot, actual: &Snapshot) -> (Compared, usize) {
         if missing.is_empty() {
             return (comparison.plan().unwrap(), fetched);
         }
-        assert!(matches!(comparison.plan(), Err(DiffError::Missing(_))));
+        assert_eq!(comparison.plan(), Err(DiffError::Missing(missing.clone())));
         for id in missing {
             fetched += 1;
             match actual.directories.directory(&DirectoryId(id)) {
@@ -35,6 +35,32 @@ fn compare(required: &Snapshot, actual: &Snapshot) -> (Compared, usize) {
                     links = Some(actual.links.clone());
                 }
             }
+        }
+    }
+}
+
+/// Which objects are got when each next lot is taken from what came last. The plan can be made when there is no next.
+fn got_by_descent(required: &Snapshot, actual: &Snapshot) -> BTreeSet<ObjectId> {
+    let (mut directories, mut got, mut lots) = (DirectoryMap::default(), BTreeSet::new(), 0);
+    loop {
+        let links = Some(&actual.links).filter(|_| lots > 0);
+        let comparison = Comparison { required, actual: &actual.tree, links, directories: &directories };
+        let mut missing = match comparison.plan() {
+            Ok(_) => return got,
+            Err(DiffError::Missing(missing)) => missing,
+            Err(error) => panic!("{error}"),
+        };
+        lots += 1;
+        assert_eq!(lots, 1, "nothing is missing after the last lot");
+        while !missing.is_empty() {
+            let came: Vec<_> = missing
+                .iter()
+                .filter_map(|id| Some((DirectoryId(*id), actual.directories.directory(&DirectoryId(*id))?)))
+                .collect();
+            got.append(&mut missing);
+            came.iter().for_each(|(id, directory)| directories.share(*id, directory.clone()));
+            let comparison = Comparison { required, actual: &actual.tree, links, directories: &directories };
+            missing = comparison.missing_below(came.iter().map(|(_, directory)| &**directory));
         }
     }
 }
@@ -89,7 +115,8 @@ proptest! {
     ) {
         let hidden: Vec<_> = actual.hidden.iter().map(|n| (*n, actual.inodes[*n].clone())).collect();
         let must = required.snapshot();
-        let (compared, _) = compare(&must, &actual.snapshot());
+        let (compared, fetched) = compare(&must, &actual.snapshot());
+        prop_assert_eq!(got_by_descent(&must, &actual.snapshot()).len(), fetched);
         actual.apply(&compared.plan);
         prop_assert_eq!(actual.snapshot().id(), must.id(), "{:#?}", compared.plan);
         prop_assert_eq!(compare(&must, &actual.snapshot()).0, Compared::default());

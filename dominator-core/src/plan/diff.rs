@@ -53,6 +53,17 @@ impl<D: Directories> Comparison<'_, D> {
         Ok(missing)
     }
 
+    /// What must be got next when directories that were missing have come, without another way down from the root: a
+    /// machine whose tree is two thousand deep would make two thousand of them. Nothing when [`Comparison::plan`] is
+    /// worth another try.
+    pub fn missing_below<'d>(&self, came: impl IntoIterator<Item = &'d Directory>) -> BTreeSet<ObjectId> {
+        // What came is nowhere in the required tree, or it would not have been missing. So what is in it stands where
+        // the required tree has something else, unless it is in that, too, and then it is here.
+        let below =
+            came.into_iter().flat_map(|directory| directory.iter().filter_map(|entry| entry.directory()));
+        below.filter(|id| self.directory(id).is_none()).map(|id| id.0).collect()
+    }
+
     /// The plan that makes the machine what it must be. Takes time for what differs, not for what is there.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub(super) async fn compare(
         actual,
         links: None,
         directories: DirectoryMap::default(),
+        fresh: Vec::new(),
         left: limits::DIRECTORY_BYTES,
         cache: cache.clone(),
     };
@@ -63,6 +64,8 @@ struct Comparing {
     links: Option<LinkSets>,
     /// Of the machine, as far as they are needed.
     directories: DirectoryMap,
+    /// Those of them that nobody has looked into yet.
+    fresh: Vec<Arc<Directory>>,
     /// How many bytes of directories may still come.
     left: u64,
     cache: Arc<DirectoryCache>,
@@ -80,11 +83,15 @@ impl Comparing {
             self.take(id, bytes)?;
         }
         loop {
-            let missing = match self.comparison().plan() {
-                Ok(compared) => return Ok(Step::Done(Box::new(compared))),
-                Err(DiffError::Missing(missing)) => missing,
-                Err(error) => return Err(malformed(error)),
-            };
+            let fresh = std::mem::take(&mut self.fresh);
+            let mut missing = self.comparison().missing_below(fresh.iter().map(Arc::as_ref));
+            if missing.is_empty() {
+                missing = match self.comparison().plan() {
+                    Ok(compared) => return Ok(Step::Done(Box::new(compared))),
+                    Err(DiffError::Missing(missing)) => missing,
+                    Err(error) => return Err(malformed(error)),
+                };
+            }
             let unknown: BTreeSet<_> = missing.into_iter().filter(|id| !self.recall(*id)).collect();
             if !unknown.is_empty() {
                 return Ok(Step::Missing(unknown));
@@ -106,7 +113,8 @@ impl Comparing {
         let id = DirectoryId(id);
         match self.cache.find(&id) {
             Some(directory) => {
-                self.directories.share(id, directory);
+                self.directories.share(id, directory.clone());
+                self.fresh.push(directory);
                 true
             }
             None => false,
@@ -124,7 +132,8 @@ impl Comparing {
         } else {
             let directory = Arc::new(Directory::decode(bytes).map_err(malformed)?);
             self.cache.insert(DirectoryId(id), directory.clone());
-            self.directories.share(DirectoryId(id), directory);
+            self.directories.share(DirectoryId(id), directory.clone());
+            self.fresh.push(directory);
         }
         Ok(())
     }
