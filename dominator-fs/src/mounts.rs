@@ -303,8 +303,8 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_point_too_deep_for_any_image_keeps_what_leads_to_it() {
-        let deep = format!("1 0 8:1 / / rw - e d rw\n2 1 0:9 / /{} rw - t t rw\n", ["d"; 300].join("/"));
+    fn a_mount_point_too_long_for_any_image_keeps_what_leads_to_it() {
+        let deep = format!("1 0 8:1 / / rw - e d rw\n2 1 0:9 / /{} rw - t t rw\n", ["d"; 3000].join("/"));
         let expected = format!("/{}", ["d"; ImagePath::MAX_DEPTH].join("/"));
         assert_eq!(found(&[&deep], Some(1), "/"), [expected]);
     }
