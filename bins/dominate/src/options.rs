@@ -123,6 +123,14 @@ pub struct ScanOptions {
     /// Use so many threads [default: one for each core]
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Keep in this file what was found, and read again only what changed since. It is made if it is not there, and
+    /// should not lie in the directory itself
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// With --state: read once more what was read within this time of its last change. Until such a change is on the
+    /// disk, another one, made through a shared mapping, can go unnoticed [default: what this kernel is set to, 36s]
+    #[arg(long, value_name = "TIME", requires = "state")]
+    pub write_back_expiry: Option<Duration>,
 }
 
 /// How to demonstrate.
