@@ -9,23 +9,24 @@ use serde::Serialize;
 /// Something that is measured.
 pub(crate) struct Contender<'a> {
     name: String,
+    prepare: Box<dyn FnMut() + 'a>,
     run: Box<dyn FnMut() + 'a>,
 }
 
 impl<'a> Contender<'a> {
     /// Something done by this process.
     pub(crate) fn call(name: &str, run: impl FnMut() + 'a) -> Self {
-        Self { name: name.into(), run: Box::new(run) }
+        Self { name: name.into(), prepare: Box::new(|| ()), run: Box::new(run) }
+    }
+
+    /// What has to be done before each run, and is not measured.
+    pub(crate) fn after(self, prepare: impl FnMut() + 'a) -> Self {
+        Self { prepare: Box::new(prepare), ..self }
     }
 
     /// A process, from before it is made until it was waited for. What it prints is thrown away; it has to succeed.
     pub(crate) fn process(name: &str, mut command: Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let shown = format!("{command:?}");
-        Self::call(name, move || {
-            let status = command.status().unwrap_or_else(|error| panic!("{shown}: {error}"));
-            assert!(status.success(), "{shown}: {status}");
-        })
+        Self::call(name, move || run(&mut command))
     }
 
     /// A line for the shell, in which `$ROOT` is `root`.
@@ -34,6 +35,13 @@ impl<'a> Contender<'a> {
         command.args(["-c", line]).env("ROOT", root);
         Self::process(name, command)
     }
+}
+
+/// Runs a process that has to succeed.
+pub(crate) fn run(command: &mut Command) {
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    let status = status.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(status.success(), "{command:?}: {status}");
 }
 
 /// How long something took, again and again.
@@ -81,6 +89,7 @@ pub(crate) fn compete(mut contenders: Vec<Contender<'_>>, rounds: usize) -> Vec<
     let mut series: Vec<_> = contenders.iter().map(begin).collect();
     for round in 0..=rounds {
         for (contender, series) in contenders.iter_mut().zip(&mut series) {
+            (contender.prepare)();
             let (began, cpu) = (Instant::now(), cpu_time());
             (contender.run)();
             let (wall, cpu) = (began.elapsed(), cpu_time().saturating_sub(cpu));

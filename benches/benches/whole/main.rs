@@ -7,25 +7,21 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::panic, missing_docs)]
 
 mod contender;
+mod criterion;
 mod memory;
+mod scans;
 mod table;
 
 use std::env;
 use std::fs;
-use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 
 use clap::Parser;
-use contender::{Contender, Series, compete};
-use dominator_benches::{bare, corpus};
-use dominator_core::view::View;
-use dominator_fs::root::Root;
-use dominator_fs::scan::{Cancel, Scanner};
+use dominator_benches::corpus;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use table::{Bar, Report};
+use table::Report;
 
 /// Measures scans.
 #[derive(Parser)]
@@ -92,57 +88,14 @@ fn pin(cores: &[usize]) {
 fn measure([a, b]: [&Path; 2], rounds: usize, synthetic: u64) -> Report {
     let dominate = dominate();
     let mut report = Report::default();
-    let times = full(a, &dominate, rounds);
-    report.bars.extend(full_bars("A", &times, 1.20));
-    report.bars.push(Bar::ratio("full scan of A", of(&times, SCAN), of(&times, OPENSSL), 0.60));
-    report.times.push(("A".into(), times));
-    let times = full(b, &dominate, rounds);
-    report.bars.extend(full_bars("B", &times, 1.25));
-    report.times.push(("B".into(), times));
+    for (name, root) in [("A", a), ("B", b)] {
+        let times = scans::measure(root, &dominate, rounds);
+        report.bars.extend(scans::bars(name, &times));
+        report.times.push((name.into(), times));
+    }
     report.bars.extend(memory::bars(a, synthetic));
+    report.bars.extend(criterion::bars());
     report
-}
-
-const HASH: &str = "bare loop: open, read, SHA-256";
-const WALK: &str = "bare walk: getdents, statx";
-const CALL: &str = "full scan, library";
-const SCAN: &str = "`dominate scan`";
-const FIND: &str = "`find -size +100000G`";
-const OPENSSL: &str = "`openssl dgst -sha256`, 2 processes";
-const SHA512: &str = "`sha512sum`, 2 processes";
-
-fn full(root: &Path, dominate: &Path, rounds: usize) -> Vec<Series> {
-    let files = bare::files(root).unwrap();
-    let scanner = Scanner::new(Root::open(root).unwrap(), Arc::new(View::everything())).threads(THREADS);
-    let mut scan = Command::new(dominate);
-    scan.args(["scan", "--threads", "2", "--root"]).arg(root);
-    let contenders = vec![
-        Contender::call(HASH, || {
-            black_box(bare::hash(&files, THREADS).unwrap());
-        }),
-        Contender::call(CALL, || drop(scanner.scan(&Cancel::default()).unwrap())),
-        Contender::process(SCAN, scan),
-        Contender::shell(
-            OPENSSL,
-            r#"find "$ROOT" -type f -print0 | xargs -0 -n 500 -P 2 openssl dgst -sha256 -r"#,
-            root,
-        ),
-        Contender::shell(SHA512, r#"find "$ROOT" -type f -print0 | xargs -0 -n 500 -P 2 sha512sum"#, root),
-        Contender::call(WALK, || {
-            black_box(bare::walk(root, THREADS).unwrap());
-        }),
-        Contender::shell(FIND, r#"find "$ROOT" -size +100000G"#, root),
-    ];
-    compete(contenders, rounds)
-}
-
-fn full_bars(corpus: &str, times: &[Series], limit: f64) -> [Bar; 2] {
-    let work = format!("full scan of {corpus}");
-    [CALL, SCAN].map(|ours| Bar::ratio(&work, of(times, ours), of(times, HASH), limit))
-}
-
-fn of<'a>(times: &'a [Series], name: &str) -> &'a Series {
-    times.iter().find(|series| series.name == name).unwrap()
 }
 
 /// The program: built now, or taken from the directory that `DOMINATOR_BIN_DIR` names.

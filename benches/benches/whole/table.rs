@@ -33,6 +33,8 @@ pub(crate) struct Bar {
 pub(crate) enum Unit {
     /// So many times what it is compared with.
     Times,
+    /// Seconds.
+    Seconds,
     /// Mebibytes.
     Mebibytes,
     /// Bytes.
@@ -40,14 +42,16 @@ pub(crate) enum Unit {
 }
 
 impl Bar {
-    /// `ours` may take at most `limit` times as long as `yardstick`.
-    pub(crate) fn ratio(work: &str, ours: &Series, yardstick: &Series, limit: f64) -> Self {
+    /// `ours` may take at most `limit` times as long as all `yardsticks` one after the other.
+    pub(crate) fn ratio(work: &str, ours: &Series, yardsticks: &[&Series], limit: f64) -> Self {
+        let shown = |series: &Series| format!("{}: {}", series.name, Seconds(series.median()));
+        let sum = |of: fn(&Series) -> f64| yardsticks.iter().map(|series| of(series)).sum::<f64>();
         Self {
             work: work.into(),
-            seen: format!("{}: {}", ours.name, Seconds(ours.median())),
-            against: format!("{}: {}", yardstick.name, Seconds(yardstick.median())),
-            figure: ours.median() / yardstick.median(),
-            cpu: Some(ours.cpu_median() / yardstick.cpu_median()),
+            seen: shown(ours),
+            against: yardsticks.iter().map(|series| shown(series)).collect::<Vec<_>>().join(" + "),
+            figure: ours.median() / sum(Series::median),
+            cpu: Some(ours.cpu_median() / sum(Series::cpu_median)),
             limit,
             unit: Unit::Times,
         }
@@ -93,6 +97,7 @@ impl Unit {
     fn show(self, figure: f64) -> String {
         match self {
             Self::Times => format!("{figure:.2} ×"),
+            Self::Seconds => Seconds(figure).to_string(),
             Self::Mebibytes => format!("{figure:.1} MiB"),
             Self::Bytes => format!("{figure:.1} B"),
         }
@@ -103,6 +108,11 @@ struct Seconds(f64);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < 1.0 { write!(f, "{:.1} ms", self.0 * 1e3) } else { write!(f, "{:.3} s", self.0) }
+        match self.0 {
+            seconds if seconds < 1e-6 => write!(f, "{:.0} ns", seconds * 1e9),
+            seconds if seconds < 1e-3 => write!(f, "{:.1} µs", seconds * 1e6),
+            seconds if seconds < 1.0 => write!(f, "{:.1} ms", seconds * 1e3),
+            seconds => write!(f, "{seconds:.3} s"),
+        }
     }
 }

@@ -36,7 +36,8 @@ fn drift(trees: [&Snapshot; 2], [old, new]: [Option<DirectoryId>; 2], indent: us
             [None, Some(inode)] => ('+', inode.kind_name().to_owned()),
             [inode, None] => ('-', inode.map(|inode| inode.kind_name().to_owned()).unwrap_or_default()),
         };
-        println!("{:indent$}{sign} {}  {what}", "", String::from_utf8_lossy(name));
+        let line = format!("{:indent$}{sign} {}  {what}", "", String::from_utf8_lossy(name));
+        println!("{}", line.trim_end());
         drift(trees, [was, is].map(|entry| entry.as_ref().and_then(Entry::directory)), indent + 2);
     }
 }
