@@ -127,8 +127,9 @@ pub struct ScanOptions {
     /// should not lie in the directory itself
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// With --state: read once more what was read within this time of its last change. Until such a change is on the
-    /// disk, another one, made through a shared mapping, can go unnoticed [default: what this kernel is set to, 36s]
+    /// With --state: what is read within this time of its last change is read once more after it. Until such a change
+    /// is on the disk, another one, made through a shared mapping, can go unnoticed [default: what this kernel is set
+    /// to, mostly 36s]
     #[arg(long, value_name = "TIME", requires = "state")]
     pub write_back_expiry: Option<Duration>,
 }

@@ -47,10 +47,12 @@ fn what_can_not_be_looked_at_is_said() {
     dominate(&["scan", "--root", "/no/such/root"]).expect(3);
 }
 
-/// Scans the root, going by a state. Changes count as written to the disk at once, or this would take a minute.
+/// Changes are on the disk at once, or this would take a minute.
+const AT_ONCE: &[&str] = &["--write-back-expiry", "0s"];
+
+/// Scans, going by a state.
 fn scan_with(state: &str, root: &Path, more: &[&str]) -> Value {
-    let scan =
-        ["scan", "--json", "--state", state, "--write-back-expiry", "0s", "--root", root.to_str().unwrap()];
+    let scan = ["scan", "--json", "--state", state, "--root", root.to_str().unwrap()];
     let scanned = serde_json::from_str(&dominate(&[&scan, more].concat()).expect(0).out).unwrap();
     schema::check("dominate-scan", &scanned).unwrap();
     scanned
@@ -61,28 +63,25 @@ fn with_a_state_only_what_changed_is_opened() {
     let trees = Trees::new();
     let (root, state) = (trees.root(), trees.file("state", ""));
     fs::remove_file(&state).unwrap();
-    let first = scan_with(&state, &root, &[]);
-    assert_eq!((&first["files_opened"], &first["bytes_hashed"]), (&3.into(), &28.into()));
-    let second = scan_with(&state, &root, &[]);
+    let first = scan_with(&state, &root, AT_ONCE);
+    assert_eq!(first["bytes_hashed"], 28);
+    let second = scan_with(&state, &root, AT_ONCE);
     assert_eq!((&second["files_opened"], &second["bytes_hashed"]), (&0.into(), &0.into()));
     assert_eq!((&second["tree"], &second["counts"]), (&first["tree"], &first["counts"]));
     fs::write(root.join("etc/app/config"), "port = 8080\n").unwrap();
-    let third = scan_with(&state, &root, &[]);
+    let third = scan_with(&state, &root, AT_ONCE);
     assert_eq!((&third["files_opened"], &third["bytes_hashed"]), (&1.into(), &12.into()));
     assert_eq!(third["tree"], tree(&root, &[]));
     assert!(third.get("state_discarded").is_none(), "{third}");
 }
 
 #[test]
-fn what_was_just_changed_is_read_once_more() {
+fn what_was_read_soon_after_it_changed_is_read_once_more_later() {
     let trees = Trees::new();
     let (root, state) = (trees.root(), trees.file("state", ""));
     fs::remove_file(&state).unwrap();
-    let scan = ["scan", "--root", root.to_str().unwrap(), "--state", &state];
-    // Kernels are set to at least some seconds.
-    for _ in 0..2 {
-        assert!(dominate(&scan).expect(0).lines()[2].starts_with("3 files opened, "));
-    }
+    let read = |expiry| scan_with(&state, &root, &["--write-back-expiry", expiry])["bytes_hashed"].clone();
+    assert_eq!(["1h", "1h", "0s", "0s"].map(read), [28, 0, 28, 0]);
 }
 
 #[test]
@@ -90,12 +89,12 @@ fn a_state_of_no_use_is_discarded_with_a_remark() {
     let trees = Trees::new();
     let (root, state) = (trees.root(), trees.file("state", ""));
     fs::remove_file(&state).unwrap();
-    let whole = scan_with(&state, &root, &[]);
+    let whole = scan_with(&state, &root, AT_ONCE);
     let read_all = |why: &str| {
-        let again = scan_with(&state, &root, &[]);
-        assert_eq!((&again["tree"], &again["files_opened"]), (&whole["tree"], &3.into()), "{why}");
+        let again = scan_with(&state, &root, AT_ONCE);
+        assert_eq!((&again["tree"], &again["bytes_hashed"]), (&whole["tree"], &28.into()), "{why}");
         assert!(again["state_discarded"].as_str().unwrap().contains(why), "{again}");
-        assert_eq!(scan_with(&state, &root, &[])["files_opened"], 0, "{why}");
+        assert_eq!(scan_with(&state, &root, AT_ONCE)["files_opened"], 0, "{why}");
     };
     let saved = fs::read(&state).unwrap();
     fs::write(&state, &saved[..saved.len() / 2]).unwrap();
@@ -105,7 +104,7 @@ fn a_state_of_no_use_is_discarded_with_a_remark() {
     flipped[middle] ^= 1;
     fs::write(&state, flipped).unwrap();
     read_all("damaged");
-    scan_with(&state, &trees.image(), &[]);
+    scan_with(&state, &trees.image(), AT_ONCE);
     read_all("another root");
     fs::write(&state, "").unwrap();
     let root = root.to_str().unwrap();
@@ -118,9 +117,9 @@ fn under_another_view_contents_are_not_read_again() {
     let trees = Trees::new();
     let (root, state) = (trees.root(), trees.file("state", ""));
     fs::remove_file(&state).unwrap();
-    scan_with(&state, &root, &[]);
+    scan_with(&state, &root, AT_ONCE);
     let filter = trees.file("filter", "/var/log\n/etc/motd\n");
-    let filtered = scan_with(&state, &root, &["--filter", &filter]);
+    let filtered = scan_with(&state, &root, &[AT_ONCE, &["--filter", &filter]].concat());
     assert_eq!(filtered["files_opened"], 0);
     assert_eq!(filtered["tree"], tree(&root, &["--filter", &filter]));
 }
@@ -155,5 +154,6 @@ fn a_kept_scan_of_what_did_not_change_opens_no_file() {
         let is_opened = |line: &&str| names.iter().any(|name| line.contains(&format!("{name}\"")));
         calls.lines().filter(is_opened).count()
     };
-    assert_eq!((opened(), opened()), (3, 0));
+    assert!(opened() >= 3, "the names can't be told");
+    assert_eq!(opened(), 0);
 }
