@@ -28,13 +28,13 @@ use dominator_core::path::{ImagePath, Name};
 use dominator_core::port::{
     Agent, AgentError, AgentStatus, Boost, Cause, Chain, Configuration, DisruptionGate, FetchReport,
     FetchRequest, MachineTraits, ObjectSources, PollReply, PollRequest, Reconfiguration, Scanned,
-    ServiceRunner, UpdateReport, UpdateRequest,
+    ServiceRunner, UpdateReport, UpdateRequest, Works,
 };
 use dominator_core::view::{View, ViewId};
 use thiserror::Error;
 use tokio::sync::watch;
 
-use crate::root::{Root, RootError};
+use crate::root::{Beneath, Root, RootError};
 use crate::seam::{Kernel, Seam};
 use crate::traits::{granularity_of, traits_of};
 use crate::update::Updater;
@@ -133,14 +133,22 @@ impl LocalAgent {
     /// # Errors
     /// [`StartError`].
     pub fn start_with(config: AgentConfig, seam: Arc<dyn Seam>) -> Result<Self, StartError> {
-        let root = Root::open(&config.root)?;
+        let (root, beneath) = Root::open_beneath_mounts(&config.root)?;
         let memory = Memory::open(&config.state)?;
         let mut traits = traits_of(&root);
         traits.exclusions = config.exclusions;
         traits.mtime = granularity_of(&root).unwrap_or(traits.mtime);
         traits.protected.extend(protected(&config.root, config.protected.iter().chain([&config.state]))?);
         let view = memory.view().filter(|view| respects(view, &traits));
-        let state = State::new(view, memory.last_image()?, traits);
+        let mut state = State::new(view, memory.last_image()?, traits);
+        state.set_beneath_mounts(match beneath {
+            Beneath::Yes => Works::Yes,
+            no @ Beneath::No { .. } => {
+                tracing::info!("{no}");
+                Works::No(no.to_string())
+            }
+        });
+        state.advance();
         let shared = Arc::new(Shared {
             root,
             seam,

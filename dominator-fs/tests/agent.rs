@@ -544,8 +544,8 @@ fn objects_for_another_image_make_room_for_those_that_are_wanted_now() {
 }
 
 #[test]
-fn a_running_machines_own_file_systems_are_no_images_concern() {
-    with_mounts("a_running_machines_own_file_systems_are_no_images_concern", async || {
+fn a_running_machine_is_seen_beneath_what_is_mounted_on_it() {
+    with_mounts("a_running_machine_is_seen_beneath_what_is_mounted_on_it", async || {
         let machine = Machine::new();
         for name in ["run", "disk", "disk/run"] {
             std::fs::create_dir(machine.root.path().join(name)).unwrap();
@@ -557,14 +557,19 @@ fn a_running_machines_own_file_systems_are_no_images_concern() {
         machine.write("run/pid", "1");
         {
             let agent = machine.start();
+            assert_eq!(poll(&agent).await.details.beneath_mounts, Works::Yes);
             let view = view(&agent).await;
-            assert_eq!(view.protected, [ImagePath::parse(b"/run").unwrap()].into());
+            assert_eq!(view.protected, [].into());
             agent.set_view(view.clone()).await.unwrap();
             let root = tree(&agent).await.root.directory().unwrap().0;
             let encoded = agent.directories(vec![root]).await.unwrap();
             let directory = Directory::decode(encoded[0].clone()).unwrap();
             let names: Vec<_> = directory.iter().map(|entry| entry.name()).collect();
-            assert_eq!(names, [b"disk"], "what an image has at /run is left alone, and /disk is not");
+            assert_eq!(names, [&b"disk"[..], b"run"]);
+            let run = directory.entry(b"run").unwrap().directory().unwrap().0;
+            let encoded = agent.directories(vec![run]).await.unwrap();
+            let run = Directory::decode(encoded[0].clone()).unwrap();
+            assert_eq!(run.len(), 0, "what runs there is no image's concern");
         }
         for name in ["disk/run", "disk", "run"] {
             nix::mount::umount2(&at(name), nix::mount::MntFlags::MNT_DETACH).unwrap();

@@ -101,6 +101,7 @@ impl Options {
                 ScanPriority::Inherited => Priority::Inherited,
             },
             scrub: (!scrub.is_zero()).then_some(scrub),
+            write_back_expiry: None,
         }
     }
 

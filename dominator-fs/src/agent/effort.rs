@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dominator_core::port::{Boost, Configuration, MachineTraits, Pacing, Percent, Reconfiguration};
+use dominator_core::view::View;
 
 use super::memory::Memory;
 use crate::pace::{
     self, BytesPerSecond, DiskSpeed, Limits, Pacer, Pressure, PressureStatus, Priority, Share, SpeedSource,
 };
 use crate::root::Root;
+use crate::scan::Scanner;
 
 /// How hard an agent works at looking. The default holds it back in nothing.
 #[derive(Clone, Debug)]
@@ -25,12 +27,22 @@ pub struct Effort {
     pub priority: Priority,
     /// In how much time everything is read again, whether it seems to have changed or not; never, if not given.
     pub scrub: Option<Duration>,
+    /// After what time what was written is on the disk; as this kernel says, if not given. See
+    /// [`Scanner::write_back_expiry`](crate::scan::Scanner::write_back_expiry).
+    pub write_back_expiry: Option<Duration>,
 }
 
 impl Default for Effort {
     fn default() -> Self {
         let (cpu, scan_speed) = (Percent::ALL, Percent::ALL);
-        Self { cpu, scan_speed, disk: None, priority: Priority::Inherited, scrub: None }
+        Self {
+            cpu,
+            scan_speed,
+            disk: None,
+            priority: Priority::Inherited,
+            scrub: None,
+            write_back_expiry: None,
+        }
     }
 }
 
@@ -57,6 +69,18 @@ impl Reins {
     /// What threads that read keep to.
     pub(super) fn pacer(&self) -> Arc<Pacer> {
         Arc::clone(&self.pacer)
+    }
+
+    /// In how much time everything is read again.
+    pub(super) fn scrub_time(&self) -> Option<Duration> {
+        self.lock().effort.scrub
+    }
+
+    /// A scanner that keeps to the limits.
+    pub(super) fn scanner(&self, root: Root, view: Arc<View>) -> Scanner {
+        let expiry = self.lock().effort.write_back_expiry;
+        let scanner = Scanner::new(root, view).pace(self.pacer());
+        expiry.into_iter().fold(scanner, Scanner::write_back_expiry)
     }
 
     /// Finds out how fast the disk is, if a share of that is wanted and nobody knows. When it had to be measured, the next

@@ -5,12 +5,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dominator_core::inode::Timestamp;
 use dominator_core::path::ImagePath;
-use dominator_core::port::{Chain, ScanReach};
+use dominator_core::port::{Chain, Corruption, ScanReach, ScrubStatus};
 
 use super::Shared;
 use super::state::Assignment;
-use crate::scan::{Cache, Scan, ScanError, Scanner};
+use crate::scan::{self, Cache, Clock, Scan, ScanError, Scanner, Scrub};
 
 /// What scans, and what they found so far.
 pub(super) struct Eyes<'a> {
@@ -21,6 +22,16 @@ pub(super) struct Eyes<'a> {
     /// When the cache was saved last, and whether it holds more since.
     saved: Instant,
     unsaved: bool,
+    scrubbing: Option<Scrubbing>,
+}
+
+/// The slow pass over everything.
+struct Scrubbing {
+    scrub: Scrub,
+    /// When it goes on.
+    due: Instant,
+    corruptions: u64,
+    clock: Clock,
 }
 
 impl<'a> Eyes<'a> {
@@ -32,7 +43,57 @@ impl<'a> Eyes<'a> {
         let known = shared.memory.scan_cache(&shared.root);
         let reach = known.as_ref().map_or(ScanReach::Full, |_| ScanReach::Incremental);
         let cache = known.unwrap_or_default();
-        Self { shared, cache, reach, saved: Instant::now(), unsaved: false }
+        let scrubbing = shared.reins.scrub_time().map(|time| Scrubbing {
+            scrub: shared.memory.scrub(time),
+            due: Instant::now(),
+            corruptions: 0,
+            clock: Clock::system(),
+        });
+        Self { shared, cache, reach, saved: Instant::now(), unsaved: false, scrubbing }
+    }
+
+    /// When the slow pass over everything goes on.
+    pub(super) fn scrub_due(&self) -> Option<Instant> {
+        self.scrubbing.as_ref().map(|scrubbing| scrubbing.due)
+    }
+
+    /// Reads a little again that seems unchanged. What is not what it was is seen at once: it will be repaired.
+    pub(super) fn scrub(&mut self, assignment: &Assignment) {
+        let shared = self.shared;
+        let Some(scrubbing) = &mut self.scrubbing else { return };
+        let step = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let pacer = shared.reins.pacer();
+            let now = scrubbing.clock.now();
+            scrubbing.scrub.step(&shared.root, &mut self.cache, now, &pacer, assignment.cancel())
+        }));
+        let Ok(step) = step else {
+            tracing::error!("the scrub ended by a bug of the agent; there is none until it starts again");
+            (self.cache, self.reach, self.scrubbing) = (Cache::new(), ScanReach::Full, None);
+            return;
+        };
+        scrubbing.due = Instant::now() + step.wait;
+        scrubbing.corruptions += step.corrupt.len() as u64;
+        shared.lock().set_scrub(scrubbing.status());
+        self.unsaved |= step.read > 0;
+        for fact in &step.unreadable {
+            tracing::error!(path = %fact.path, why = fact.detail, "the disk lost a file");
+        }
+        if !step.corrupt.is_empty() {
+            let found = scrubbing.clock.now();
+            self.found_corrupt(assignment, step.corrupt, found);
+        }
+        self.save_if_due();
+    }
+
+    fn found_corrupt(&mut self, assignment: &Assignment, corrupt: Vec<scan::Corruption>, found: Timestamp) {
+        let mut directories = BTreeSet::new();
+        for scan::Corruption { path, expected: was, found: is } in corrupt {
+            tracing::error!(%path, %was, %is, "silent corruption");
+            directories.extend(path.parent());
+            self.shared.tell(|state| state.found_corrupt(Corruption { path, was, is, found }));
+        }
+        self.look_again(assignment, &directories);
+        self.save();
     }
 
     /// Looks at everything.
@@ -60,8 +121,7 @@ impl<'a> Eyes<'a> {
         look: impl FnOnce(&Scanner, &mut Cache) -> Result<Scan, ScanError>,
     ) {
         let shared = self.shared;
-        let scanner = Scanner::new(shared.root.clone(), Arc::clone(assignment.view()));
-        let scanner = scanner.pace(shared.reins.pacer());
+        let scanner = shared.reins.scanner(shared.root.clone(), Arc::clone(assignment.view()));
         let outcome = outcome(|| look(&scanner, &mut self.cache));
         self.unsaved |= !matches!(&outcome, Outcome::Done(scan) if scan.bytes_hashed == 0);
         if matches!(outcome, Outcome::Panicked) {
@@ -71,6 +131,10 @@ impl<'a> Eyes<'a> {
         if let Some(outcome) = outcome.told() {
             self.take(assignment, reach, outcome);
         }
+        self.save_if_due();
+    }
+
+    fn save_if_due(&mut self) {
         if self.unsaved && self.saved.elapsed() >= Self::SAVE {
             self.save();
         }
@@ -100,7 +164,21 @@ impl<'a> Eyes<'a> {
         (self.saved, self.unsaved) = (Instant::now(), false);
         if let Err(error) = self.shared.memory.remember_scan(&self.cache) {
             tracing::warn!(error = %Chain(&error), "what scans found can't be kept: the next agent reads it all again");
+            return;
         }
+        // After the cache: what was found would be in neither.
+        if let Some(Err(error)) =
+            self.scrubbing.as_ref().map(|own| self.shared.memory.remember_scrub(&own.scrub))
+        {
+            tracing::warn!(%error, "how far the scrub is can't be kept: the next agent begins anew");
+        }
+    }
+}
+
+impl Scrubbing {
+    fn status(&self) -> Option<ScrubStatus> {
+        let (done, total) = self.scrub.progress();
+        Some(ScrubStatus { done, total, began: self.scrub.began()?, corruptions: self.corruptions })
     }
 }
 

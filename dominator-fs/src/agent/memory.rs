@@ -3,6 +3,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dominator_core::image::ImageName;
 use dominator_core::inode::Mode;
@@ -14,7 +15,7 @@ use thiserror::Error;
 
 use crate::publish::{self, Replace};
 use crate::root::Root;
-use crate::scan::{Cache, CacheError};
+use crate::scan::{Cache, CacheError, Scrub};
 use crate::seam::{At, Kernel};
 use crate::service::{Debt, Due};
 use crate::update::{Ledger, open_file};
@@ -62,6 +63,7 @@ impl Memory {
     const IMAGE: &'static str = "image.last";
     const OWED: &'static str = "services.owed";
     const SCAN: &'static str = "scan.cache";
+    const SCRUB: &'static str = "scrub.progress";
     /// How fast the disk is.
     pub(super) const DISK_SPEED: &'static [u8] = b"disk.speed";
     /// Stands before a service that is to be reloaded; no name of a service has a space.
@@ -102,6 +104,18 @@ impl Memory {
 
     pub(super) fn remember_scan(&self, cache: &Cache) -> Result<(), CacheError> {
         cache.save(self.dir(), Self::SCAN.as_bytes()).map(|_durable| ())
+    }
+
+    /// How far the slow pass over everything is, which takes `time`; a new pass when that can't be read.
+    pub(super) fn scrub(&self, time: Duration) -> Scrub {
+        Scrub::load(time, self.dir(), Self::SCRUB.as_bytes()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a new scrub begins: how far the last one was can't be read");
+            Scrub::new(time)
+        })
+    }
+
+    pub(super) fn remember_scrub(&self, scrub: &Scrub) -> io::Result<()> {
+        scrub.save(self.dir(), Self::SCRUB.as_bytes()).map(drop)
     }
 
     /// The view that was set last. Only a cache: one that can't be read is none.

@@ -63,6 +63,7 @@ struct Vigil<'a> {
 enum Duty {
     Scan(Assignment),
     LookAgain(Assignment),
+    Scrub(Assignment),
     /// A scan is due, but there is no view, or an update is being made; when that ends, a scan is wanted.
     LookAtTheDisk,
 }
@@ -95,6 +96,10 @@ impl<'a> Vigil<'a> {
                     // The disk, and the time of the next scan, are as they were.
                     continue;
                 }
+                Duty::Scrub(assignment) => {
+                    self.eyes.scrub(&assignment);
+                    continue;
+                }
                 Duty::LookAtTheDisk => {}
             }
             // Also when nothing can be scanned: a controller sends no view to a machine it takes for unwritable.
@@ -107,26 +112,34 @@ impl<'a> Vigil<'a> {
     /// Waits until there is something to do; nothing when the agent stops.
     fn wait(&mut self) -> Option<Duty> {
         loop {
-            let now = Instant::now();
-            let changes = self.hints.due();
-            let due = match changes {
-                _ if self.due <= now => Due::Everything,
-                Some(changes) if changes <= now => Due::Changes,
-                Some(_) | None => Due::Nothing,
-            };
+            let due = self.due(Instant::now());
             let next = self.shared.lock().next_scan(due);
             match (next, due) {
                 (Next::Scan(assignment), _) => return Some(Duty::Scan(assignment)),
                 (Next::LookAgain(assignment), _) => return Some(Duty::LookAgain(assignment)),
+                (Next::Scrub(assignment), _) => return Some(Duty::Scrub(assignment)),
                 (Next::Stop, _) => return None,
                 (Next::Wait(_), Due::Everything) => return Some(Duty::LookAtTheDisk),
-                (Next::Wait(view), Due::Changes | Due::Nothing) => {
-                    // What can't be looked at now is, when that changes: the bell is rung then.
-                    let until =
-                        changes.filter(|_| due == Due::Nothing).map_or(self.due, |at| at.min(self.due));
-                    self.listen(view.as_deref(), until);
+                (Next::Wait(view), Due::Nothing) => {
+                    let others = [self.hints.due(), self.eyes.scrub_due()].into_iter().flatten();
+                    self.listen(view.as_deref(), others.fold(self.due, Instant::min));
                 }
+                // What can't be done now is, when that changes: the bell is rung then.
+                (Next::Wait(view), Due::Changes | Due::Scrub) => self.listen(view.as_deref(), self.due),
             }
+        }
+    }
+
+    fn due(&self, now: Instant) -> Due {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if self.due <= now {
+            Due::Everything
+        } else if is_due(self.hints.due()) {
+            Due::Changes
+        } else if is_due(self.eyes.scrub_due()) {
+            Due::Scrub
+        } else {
+            Due::Nothing
         }
     }
 
@@ -141,7 +154,7 @@ impl<'a> Vigil<'a> {
 
 impl Shared {
     /// Changes the state and lets those who wait for the machine know, but not the scanning thread.
-    fn tell(&self, change: impl FnOnce(&mut super::state::State)) {
+    pub(super) fn tell(&self, change: impl FnOnce(&mut super::state::State)) {
         let mut state = self.lock();
         change(&mut state);
         self.announce(state);

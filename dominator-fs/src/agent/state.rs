@@ -7,8 +7,8 @@ use dominator_core::image::ImageName;
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::port::{
-    Activity, AgentDetails, AgentError, AgentStatus, MachineTraits, PathFailure, ScanReach, ScanStatus,
-    Scanned, Works,
+    Activity, AgentDetails, AgentError, AgentStatus, Corruption, MachineTraits, PathFailure, ScanReach,
+    ScanStatus, Scanned, ScrubStatus, Works,
 };
 use dominator_core::tree::{Directories, DirectoryId, Snapshot};
 use dominator_core::view::{View, ViewId};
@@ -45,6 +45,9 @@ pub(super) struct State {
     traits: Arc<MachineTraits>,
     watch: Works,
     beneath_mounts: Works,
+    scrub: Option<ScrubStatus>,
+    /// The last ones found.
+    corruptions: Vec<Corruption>,
 }
 
 /// A scan that may begin.
@@ -68,6 +71,8 @@ impl Assignment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Due {
     Nothing,
+    /// To read a little again that seems unchanged.
+    Scrub,
     /// To look where changes were seen.
     Changes,
     /// To look everywhere.
@@ -80,6 +85,8 @@ pub(super) enum Next {
     Scan(Assignment),
     /// Look where changes were seen.
     LookAgain(Assignment),
+    /// Read a little again that seems unchanged.
+    Scrub(Assignment),
     /// Wait, for changes in this view if there is one.
     Wait(Option<Arc<View>>),
     Stop,
@@ -114,6 +121,8 @@ impl State {
             traits,
             watch,
             beneath_mounts,
+            scrub: None,
+            corruptions: Vec::new(),
         };
         state.advance();
         state
@@ -171,6 +180,7 @@ impl State {
             unknown: self.current.as_ref().map_or(0, |scan| scan.facts.len() as u64),
             free_space: self.free_space,
             scans: self.scans,
+            scrub: self.scrub,
             ..AgentStatus::default()
         }
     }
@@ -193,7 +203,7 @@ impl State {
             traits: Arc::clone(&self.traits),
             watch: self.watch.clone(),
             beneath_mounts: self.beneath_mounts.clone(),
-            corruptions: Vec::new(),
+            corruptions: self.corruptions.clone(),
         }
     }
 
@@ -204,17 +214,37 @@ impl State {
         }
         // Before the first scan is through there is nothing to look at again.
         let everything = due == Due::Everything || self.scan_wanted;
-        let partly = due == Due::Changes && self.current.is_some();
+        let partly = matches!(due, Due::Changes | Due::Scrub) && self.current.is_some();
         match &self.view {
             Some((_, view)) if (everything || partly) && self.activity != Activity::Updating => {
                 self.scan_wanted = false;
                 self.cancel = Cancel::default();
                 let (view, cancel) = (Arc::clone(view), self.cancel.clone());
                 let assignment = Assignment { view, cancel, epoch: self.epoch };
-                if everything { Next::Scan(assignment) } else { Next::LookAgain(assignment) }
+                match due {
+                    _ if everything => Next::Scan(assignment),
+                    Due::Scrub => Next::Scrub(assignment),
+                    Due::Changes | Due::Everything | Due::Nothing => Next::LookAgain(assignment),
+                }
             }
             Some(_) | None => Next::Wait(self.view.as_ref().map(|(_, view)| Arc::clone(view))),
         }
+    }
+
+    /// The slow pass over everything went on. Who waits need not know.
+    pub(super) fn set_scrub(&mut self, scrub: Option<ScrubStatus>) {
+        self.scrub = scrub;
+    }
+
+    pub(super) fn found_corrupt(&mut self, corruption: Corruption) {
+        if self.corruptions.len() >= AgentDetails::MAX_CORRUPTIONS {
+            self.corruptions.remove(0);
+        }
+        self.corruptions.push(corruption);
+    }
+
+    pub(super) fn set_beneath_mounts(&mut self, works: Works) {
+        self.beneath_mounts = works;
     }
 
     pub(super) fn set_watch(&mut self, watch: Works) {

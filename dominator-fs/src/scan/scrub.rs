@@ -137,6 +137,11 @@ impl Scrub {
             .map_or((0, 0), |pass| (pass.done.saturating_add(partly).min(pass.total), pass.total))
     }
 
+    /// When the pass began; nothing before the first step.
+    pub fn began(&self) -> Option<Timestamp> {
+        self.pass.as_ref().map(|pass| pass.began)
+    }
+
     /// What the pass has behind it; one begins when the last one's time is over.
     fn position(&mut self, cache: &Cache, now: Timestamp) -> Option<Position> {
         if let Some(pass) = &mut self.pass {
