@@ -22,7 +22,7 @@ use dominator_core::path::ImagePath;
 use dominator_core::port::StoreError;
 use dominator_core::tree::Snapshot;
 use dominator_core::trigger::Triggers;
-use dominator_core::view::XattrPolicy;
+use dominator_core::view::{XattrClass, XattrPolicy};
 use dominator_fs::export::{self, ExportError};
 use dominator_fs::import::{self, ArchiveFault, ImportError, Imported, ObjectSink};
 use dominator_fs::root::Root;
@@ -30,7 +30,7 @@ use dominator_fs::scan::Cancel;
 use dominator_fs::seam::Kernel;
 use dominator_fs::store::images::ImageStore;
 use dominator_fs::store::objects::ObjectStore;
-use dominator_fs_testkit::{compared, deep, described, nasty, needs_root, observed};
+use dominator_fs_testkit::{compared, deep, described, left_out, nasty, needs_root, observed};
 use tar::{EntryType, Header};
 
 fn path(text: &str) -> ImagePath {
@@ -504,4 +504,38 @@ fn extended_headers_say_what_headers_can_not() {
     assert!(imported.xattrs.covers(b"user.x") && !imported.xattrs.covers(b"security.capability"));
     let plain = imported.snapshot.inode(&path("/plain")).unwrap();
     assert_eq!((plain.uid, plain.xattrs.is_empty()), (1, true), "they are of one member only");
+}
+
+#[test]
+fn an_import_has_the_extended_attributes_that_were_selected_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), b"x").unwrap();
+    let set = |name: &str| {
+        rustix::fs::setxattr(source.join("file"), name, b"1", rustix::fs::XattrFlags::empty()).is_ok()
+    };
+    if !set("user.a") {
+        return left_out("selected extended attributes", "this file-system keeps none");
+    }
+    let archive = gnu_tar(&source, &["--xattrs", "--format=posix"]);
+    let names = |imported: &Imported| {
+        let mut names = Vec::new();
+        imported.snapshot.walk(|_, inode| names.extend(inode.xattrs.iter().map(|(name, _)| name.to_vec())));
+        names
+    };
+    for (policy, expected) in
+        [(XattrPolicy::ALL, 1), (XattrPolicy::of([XattrClass::Capability]), 0), (XattrPolicy::NONE, 0)]
+    {
+        let selection = import::Selection { filter: &Filter::Empty, xattrs: policy };
+        let root = Root::open(&source).unwrap();
+        let from_directory =
+            import::directory(&root, selection, &Cancel::default(), &mut import::Nowhere).unwrap();
+        let spool = tempfile::tempfile().unwrap();
+        let from_tar = import::tar(archive.as_slice(), selection, spool, &mut import::Nowhere).unwrap();
+        for imported in [from_directory, from_tar] {
+            assert_eq!(names(&imported).len(), expected, "{policy:?}");
+            assert_eq!(imported.xattrs.and(policy), imported.xattrs, "{policy:?}");
+        }
+    }
 }

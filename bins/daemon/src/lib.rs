@@ -25,6 +25,7 @@ pub mod report;
 mod serve;
 pub mod tls;
 pub mod value;
+pub mod xattrs;
 
 pub use failure::{During, Failure};
 pub use process::{Daemon, DaemonOptions, Reload, Shutdown, daemon, tool};

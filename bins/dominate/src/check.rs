@@ -27,7 +27,8 @@ pub(crate) fn run(options: &CheckOptions, format: Format) -> Result<Verdict, Fai
     let progress = Arc::new(Progress::default());
     let report = {
         let _watching = Watching::scan("checking", Arc::clone(&progress));
-        let how = Options { xattrs: image.xattrs, progress, ..Options::default() };
+        let xattrs = image.xattrs.and(options.xattrs.xattrs.policy());
+        let how = Options { xattrs, progress, ..Options::default() };
         compliance::check(&root, &image.snapshot, &filter, &how).during(what)?
     };
     let report = CheckReport::of(&report);

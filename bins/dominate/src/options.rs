@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use dominator_daemon::report::OutputOptions;
 use dominator_daemon::value::Duration;
+use dominator_daemon::xattrs::XattrOptions;
 
 use crate::demo;
 
@@ -77,6 +78,9 @@ pub struct ImageOptions {
     /// The directory
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
+    /// Which extended attributes count.
+    #[command(flatten)]
+    pub xattrs: XattrOptions,
 }
 
 /// How to check.
@@ -132,6 +136,9 @@ pub struct ScanOptions {
     /// to, mostly 36s]
     #[arg(long, value_name = "TIME", requires = "state")]
     pub write_back_expiry: Option<Duration>,
+    /// Which extended attributes count.
+    #[command(flatten)]
+    pub xattrs: XattrOptions,
 }
 
 /// How to demonstrate.

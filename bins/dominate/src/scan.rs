@@ -23,7 +23,11 @@ pub(crate) fn run(options: &ScanOptions, format: Format) -> Result<Verdict, Fail
     let what = || format!("can't scan {}", options.root.display());
     let root = Root::open(&options.root).during(what)?;
     let mut state = options.state.as_deref().map(|path| State::load(path, &root)).transpose()?;
-    let view = Arc::new(View { filters: vec![filter], ..View::everything() });
+    let view = Arc::new(View {
+        filters: vec![filter],
+        xattrs: options.xattrs.xattrs.policy(),
+        ..View::everything()
+    });
     let progress = Arc::new(Progress::default());
     let mut scanner = Scanner::new(root, Arc::clone(&view)).progress(Arc::clone(&progress));
     if let Some(threads) = options.threads {

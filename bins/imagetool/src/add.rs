@@ -14,7 +14,7 @@ use dominator_core::port::{ImageStore as _, ObjectSource};
 use dominator_daemon::report::{Show, byte_bar, remark};
 use dominator_daemon::value::HumanBytes;
 use dominator_daemon::{During, Failure, input};
-use dominator_fs::import::{self, Imported};
+use dominator_fs::import::{self, Imported, Selection};
 use dominator_fs::root::Root;
 use dominator_fs::scan::Cancel;
 use dominator_fs::store::objects::ObjectStore;
@@ -101,7 +101,8 @@ impl Prepared {
         let filter = input::filter(&options.filter)?;
         lint::warn(&options.filter)?;
         let triggers = input::triggers(&options.triggers)?;
-        let (imported, offers, source, spool) = read_tree(&options.source, &filter)?;
+        let selection = Selection { filter: &filter, xattrs: options.xattrs.xattrs.policy() };
+        let (imported, offers, source, spool) = read_tree(&options.source, selection)?;
         if imported.attributes_dropped > 0 {
             let count = imported.attributes_dropped;
             remark(
@@ -119,14 +120,14 @@ impl Prepared {
 
 type Tree = (Imported, BTreeMap<ObjectId, u64>, Arc<dyn ObjectSource>, Option<tempfile::TempDir>);
 
-fn read_tree(source: &Path, filter: &Filter) -> Result<Tree, Failure> {
-    if source.is_dir() { read_directory(source, filter) } else { read_tar(source, filter) }
+fn read_tree(source: &Path, selection: Selection<'_>) -> Result<Tree, Failure> {
+    if source.is_dir() { read_directory(source, selection) } else { read_tar(source, selection) }
 }
 
-fn read_directory(path: &Path, filter: &Filter) -> Result<Tree, Failure> {
+fn read_directory(path: &Path, selection: Selection<'_>) -> Result<Tree, Failure> {
     let root = Root::open(path).during(|| format!("can't open {}", path.display()))?;
     let mut offers = Offers::default();
-    let imported = import::directory(&root, filter, &Cancel::default(), &mut offers)
+    let imported = import::directory(&root, selection, &Cancel::default(), &mut offers)
         .during(|| format!("can't make an image of {}", path.display()))?;
     let source = TreeSource::new(root, imported.snapshot.clone());
     Ok((imported, offers.0, Arc::new(source), None))
@@ -134,14 +135,14 @@ fn read_directory(path: &Path, filter: &Filter) -> Result<Tree, Failure> {
 
 /// An archive can be read only once, so that its objects are kept in a temporary store until the server has said which
 /// it wants.
-fn read_tar(path: &Path, filter: &Filter) -> Result<Tree, Failure> {
+fn read_tar(path: &Path, selection: Selection<'_>) -> Result<Tree, Failure> {
     let file = File::open(path).during(|| format!("can't open {}", path.display()))?;
     let spool = tempfile::tempdir().during(|| "can't make a temporary directory".into())?;
     let store = ObjectStore::open(spool.path()).during(|| "can't make a temporary store".into())?;
     let mut batch = store.batch();
     let during = || format!("can't make an image of {}", path.display());
     let space = store.spool().during(during)?;
-    let imported = import::tar(BufReader::new(file), filter, space, &mut batch).during(during)?;
+    let imported = import::tar(BufReader::new(file), selection, space, &mut batch).during(during)?;
     drop(batch.finish().during(during)?);
     let mut offers: BTreeMap<ObjectId, u64> = imported.snapshot.objects();
     let links = imported.snapshot.links.encode().len() as u64;

@@ -9,6 +9,7 @@ use dominator_daemon::process::EXIT_STATUS_OF_ANSWERS;
 use dominator_daemon::report::OutputOptions;
 use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
+use dominator_daemon::xattrs::XattrOptions;
 
 /// Adds, shows, gets, compares and deletes images.
 ///
@@ -109,6 +110,9 @@ pub struct AddOptions {
     /// Accept a tree without /etc, /etc/passwd, /usr and /usr/bin, which every machine needs
     #[arg(long)]
     pub no_required_paths: bool,
+    /// Which extended attributes the image has.
+    #[command(flatten)]
+    pub xattrs: XattrOptions,
 }
 
 /// An absolute path of an image; names are bytes.

@@ -4,14 +4,13 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use dominator_core::filter::Filter;
 use dominator_core::object::{ObjectHasher, ObjectId};
 use dominator_core::path::ImagePath;
 use dominator_core::tree::Snapshot;
 use dominator_core::view::{View, XattrClass, XattrPolicy};
 use rustix::fs::{Mode, OFlags};
 
-use super::{ImportError, Imported, OFFER, ObjectSink, deliver};
+use super::{ImportError, Imported, OFFER, ObjectSink, Selection, deliver};
 use crate::root::{self, Root};
 use crate::scan::{Cancel, Fact, Scan, Scanner};
 use crate::traits;
@@ -19,7 +18,7 @@ use crate::traits;
 /// How many paths an error lists.
 const LISTED: usize = 20;
 
-/// Imports what is below `root`, which nobody should be writing to. What `filter` matches is left out, and so are
+/// Imports what is below `root`, which nobody should be writing to. What `selection` leaves out is, and so are
 /// sockets and an agent's work directory; of a file-system mounted below there is only the directory it is mounted on.
 ///
 /// The classes of extended attributes the source could carry are those its file-system knows; SELinux labels only if
@@ -27,13 +26,14 @@ const LISTED: usize = 20;
 ///
 /// # Errors
 /// [`ImportError`]; an image can't be had in part.
-pub fn directory(
+pub fn directory<'a>(
     root: &Root,
-    filter: &Filter,
+    selection: impl Into<Selection<'a>>,
     cancel: &Cancel,
     sink: &mut dyn ObjectSink,
 ) -> Result<Imported, ImportError> {
-    let xattrs = carried(root);
+    let Selection { filter, xattrs } = selection.into();
+    let xattrs = carried(root).and(xattrs);
     let view = View { filters: vec![filter.clone()], xattrs, ..View::everything() };
     let scan = Scanner::new(root.clone(), Arc::new(view)).scan(cancel).map_err(ImportError::Scan)?;
     if !scan.facts.is_empty() {

@@ -9,6 +9,7 @@ pub use tar::{ArchiveFault, tar};
 
 use std::io::{self, Read};
 
+use dominator_core::filter::Filter;
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::port::StoreError;
@@ -53,6 +54,22 @@ impl ObjectSink for AddBatch {
     }
 }
 
+/// What of a tree is imported.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'a> {
+    /// What it matches is left out.
+    pub filter: &'a Filter,
+    /// Extended attributes of other classes are left out, too.
+    pub xattrs: XattrPolicy,
+}
+
+/// All extended attributes.
+impl<'a> From<&'a Filter> for Selection<'a> {
+    fn from(filter: &'a Filter) -> Self {
+        Self { filter, xattrs: XattrPolicy::ALL }
+    }
+}
+
 /// Wants nothing: for those who need only the tree of an image.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nowhere;
@@ -72,10 +89,10 @@ impl ObjectSink for Nowhere {
 pub struct Imported {
     /// The tree, under [`View::everything`](dominator_core::view::View::everything).
     pub snapshot: Snapshot,
-    /// Which classes of extended attributes the source could carry.
+    /// Which classes of extended attributes the source could carry, of those that were selected.
     pub xattrs: XattrPolicy,
     /// How many extended attributes were dropped because the model does not carry their class, or the archive has them
-    /// in a form that is not read here.
+    /// in a form that is not read here. Those that were not selected don't count.
     pub attributes_dropped: u64,
 }
 

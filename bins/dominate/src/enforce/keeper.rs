@@ -71,7 +71,8 @@ impl Keeper {
         };
         let tree = imported.snapshot;
         tree.verify(ImageStore::MAX_INODES).during(|| "the image can't be one".into())?;
-        let manifest = Image::new(tree.tree.clone(), filter.clone(), triggers.clone(), imported.xattrs);
+        let xattrs = imported.xattrs.and(options.image.xattrs.xattrs.policy());
+        let manifest = Image::new(tree.tree.clone(), filter.clone(), triggers.clone(), xattrs);
         let mut traits = traits_of(&root);
         traits.mtime = granularity_of(&root).unwrap_or(traits.mtime);
         let view = traits.view(&manifest, &tree);

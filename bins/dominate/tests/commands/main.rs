@@ -6,6 +6,7 @@ mod enforce;
 mod judge;
 mod output;
 mod scan;
+mod xattrs;
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 
-use dominator_core::filter::Filter;
 use dominator_core::inode::{Inode, Kind, Mode, Xattrs};
 use dominator_core::path::ImagePath;
 use dominator_core::tree::{Builder, Conflict};
@@ -17,9 +16,9 @@ use thiserror::Error;
 
 use self::member::{Archive, Content, Member};
 use self::spool::Spool;
-use super::{ImportError, Imported, ObjectSink, deliver};
+use super::{ImportError, Imported, ObjectSink, Selection, deliver};
 
-/// Imports an archive: old, ustar, GNU or pax, not compressed. What `filter` matches is left out, and so is an agent's
+/// Imports an archive: old, ustar, GNU or pax, not compressed. What `selection` leaves out is, and so is an agent's
 /// work directory. `spool` is an empty temporary file (for one, that of
 /// [`ObjectStore::spool`](crate::store::objects::ObjectStore::spool)): a member must be read to know its digest, and
 /// only then the sink can say whether it wants it.
@@ -29,15 +28,15 @@ use super::{ImportError, Imported, ObjectSink, deliver};
 ///
 /// # Errors
 /// [`ImportError`] naming the member that can't be part of an image: nothing is left out silently.
-pub fn tar(
+pub fn tar<'a>(
     mut reader: impl Read,
-    filter: &Filter,
+    selection: impl Into<Selection<'a>>,
     spool: File,
     sink: &mut dyn ObjectSink,
 ) -> Result<Imported, ImportError> {
     let start = refuse_compressed(&mut reader)?;
     let mut archive = Archive::new(io::Cursor::new(start).chain(reader));
-    let mut import = Import::new(filter, Spool::new(spool, sink));
+    let mut import = Import::new(selection.into(), Spool::new(spool, sink));
     while let Some(member) = archive.next()? {
         import.take(member, &mut archive)?;
     }
@@ -115,9 +114,10 @@ impl<'a> Import<'a> {
     /// How many members an archive may have.
     const MAX_MEMBERS: u64 = crate::store::images::ImageStore::MAX_INODES;
 
-    fn new(filter: &Filter, spool: Spool<'a>) -> Self {
+    fn new(selection: Selection<'_>, spool: Spool<'a>) -> Self {
         let builder = Builder::new(implicit()).expect("invariant: an implicit directory is a directory");
-        let view = View { filters: vec![filter.clone()], ..View::everything() };
+        let Selection { filter, xattrs } = selection;
+        let view = View { filters: vec![filter.clone()], xattrs, ..View::everything() };
         Self { view, builder, spool, classes: BTreeSet::new(), dropped: 0, budget: Self::MAX_MEMBERS }
     }
 
@@ -183,6 +183,7 @@ impl<'a> Import<'a> {
         for (name, value) in &member.xattrs {
             match XattrClass::of(name) {
                 None => self.dropped += 1,
+                Some(_) if !self.view.xattrs.covers(name) => {}
                 Some(class) => {
                     self.classes.insert(class);
                     xattrs.insert(name, value).map_err(|_| member.fault(ArchiveFault::Xattr))?;
