@@ -66,6 +66,7 @@ impl Scene {
             sum.corrupt.extend(step.corrupt);
             sum.unreadable.extend(step.unreadable);
             steps += 1;
+            assert!(steps < 1000, "no end to be seen: {sum:?}");
             if self.has_ended() {
                 return (sum, steps);
             }
