@@ -197,6 +197,37 @@ fn what_is_unknown_is_neither_changed_nor_deleted_nor_replaced() {
 }
 
 #[test]
+fn directories_above_something_unknown_are_not_deleted_however_far_above() {
+    let mut actual = model(&[("/d", "", "/", 0o755), ("/d/s", "", "/", 0o755), ("/d/s/f", "1", "x", 0o644)]);
+    actual.add(&path("/d/s/u"), Inode::unknown(Why::Unreadable));
+    let (compared, _) = compare(&model(&[]).snapshot(), &actual.snapshot());
+    let said: Vec<_> = compared.plan.operations.iter().map(ToString::to_string).collect();
+    assert_eq!((said.as_slice(), compared.deleted), (["delete /d/s/f".to_owned()].as_slice(), 1));
+}
+
+/// The hard links of both are the same, so that nobody need look at those that are as they must be.
+#[test]
+fn a_machine_that_contradicts_its_image_s_own_hard_links_is_refused() {
+    let required =
+        model(&[("/a", "1", "x", 0o644), ("/d", "", "/", 0o755), ("/d/b", "1", "x", 0o644)]).snapshot();
+    let apart = model(&[("/a", "1", "x", 0o644), ("/d", "", "/", 0o755), ("/d/b", "2", "y", 0o644)]);
+    let gone = model(&[("/a", "1", "x", 0o644), ("/d", "", "/", 0o755)]);
+    let mut unknown = model(&[("/a", "1", "x", 0o644)]);
+    unknown.add(&path("/d"), Inode::unknown(Why::Changing));
+    for actual in [apart, gone, unknown] {
+        let mut actual = actual.snapshot();
+        actual.tree.links = required.tree.links;
+        let comparison = Comparison {
+            required: &required,
+            actual: &actual.tree,
+            links: None,
+            directories: &actual.directories,
+        };
+        assert!(matches!(comparison.plan(), Err(DiffError::Malformed { .. })), "{actual:?}");
+    }
+}
+
+#[test]
 fn a_machine_that_contradicts_itself_is_refused() {
     let required = model(&[("/a", "1", "x", 0o644)]).snapshot();
     let apart = model(&[("/a", "1", "x", 0o644), ("/b", "2", "y", 0o644)]).snapshot();
