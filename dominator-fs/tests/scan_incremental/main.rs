@@ -65,12 +65,11 @@ impl Trial {
             for _ in 0..4 + self.random.below(16) {
                 self.step();
             }
-            self.world.sync();
-            self.ahead.store(i64::try_from(EXPIRY.as_secs()).unwrap() + 1, Ordering::Relaxed);
+            self.go_ahead();
             let incremental = self.scanner().rescan(&mut self.cache, &Cancel::default()).unwrap();
             self.world.settled();
             self.compare(&incremental);
-            self.ahead.store(0, Ordering::Relaxed);
+            self.back();
         }
     }
 
@@ -95,6 +94,9 @@ impl Trial {
 
     /// A scan that is cancelled when it has asked for the time so often: somewhere in its midst.
     fn cancelled(&mut self) {
+        if self.random.below(2) == 0 {
+            self.go_ahead();
+        }
         let (cancel, asked, after) = (Cancel::default(), AtomicU64::new(0), self.random.below(8));
         let (clock, cancels) = (self.clock(), cancel.clone());
         let clock = Clock::new(move || {
@@ -107,6 +109,19 @@ impl Trial {
             Ok(_) | Err(ScanError::Cancelled) => {}
             Err(error) => panic!("{error}"),
         }
+        self.back();
+    }
+
+    /// To when nothing that was written can be hidden any more.
+    fn go_ahead(&mut self) {
+        self.world.sync();
+        self.ahead.store(i64::try_from(EXPIRY.as_secs()).unwrap() + 1, Ordering::Relaxed);
+    }
+
+    /// Back to what the file-system's clock says, where another tick begins: the last one is long over for the scans.
+    fn back(&self) {
+        self.ahead.store(0, Ordering::Relaxed);
+        self.world.await_a_tick();
     }
 
     fn other_view(&mut self) {

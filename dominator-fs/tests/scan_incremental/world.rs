@@ -83,6 +83,18 @@ impl World {
         if times.len() == 50 { Times::Fine } else { Times::Ticks }
     }
 
+    /// Returns when a change has another time than any before.
+    pub(crate) fn await_a_tick(&self) {
+        let probe = tempfile::tempfile_in(self.root()).unwrap();
+        let changed = || {
+            probe.write_all_at(b"x", 0).unwrap();
+            let stat = probe.metadata().unwrap();
+            (stat.ctime(), stat.ctime_nsec())
+        };
+        let before = changed();
+        while changed() == before {}
+    }
+
     /// The names of files that may have changed without a new time.
     pub(crate) fn hidden(&self) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
