@@ -39,14 +39,16 @@ fn stage(base: &Path, outside: &Path) -> BTreeSet<ObjectId> {
                 write(&directory.join(below).join("inside"), format!("inside {number}, {depth} deep"));
             }
         }
-        symlink(outside.join(target), aside.join(format!("d{number}"))).unwrap();
+        let relative = Path::new("../outside").join(target);
+        let either = if number % 2 == 0 { &relative } else { &outside.join(target) };
+        symlink(either, aside.join(format!("d{number}"))).unwrap();
         for name in ["pipe", "link", "relative", "socket", "null", "directory", "file"] {
             write(&tree.join(format!("{name}{number}")), format!("{name} {number}"));
         }
         let aside = |name: &str| aside.join(format!("{name}{number}"));
         special(&aside("pipe"), FileType::Fifo).unwrap();
         symlink(outside.join(target), aside("link")).unwrap();
-        symlink(Path::new("../outside").join(target), aside("relative")).unwrap();
+        symlink(&relative, aside("relative")).unwrap();
         drop(UnixListener::bind(aside("socket")).unwrap());
         fs::create_dir(aside("directory")).unwrap();
         write(&aside("directory").join("inside"), format!("not a file {number}"));

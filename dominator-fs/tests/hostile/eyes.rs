@@ -33,6 +33,19 @@ pub(crate) struct Eyes {
     ahead: Arc<AtomicI64>,
 }
 
+/// Where something may have changed, or where there is nothing at all.
+const HINTS: [&str; 9] = [
+    "/storm",
+    "/storm/0",
+    "/storm/1/a/b",
+    "/storm/2/a/stay",
+    "/d0",
+    "/d1/deeper/deeper",
+    "/directory2",
+    "/link0/there",
+    "/gone/by/now",
+];
+
 /// How long changes can hide: nobody here writes through mappings, and clocks tick more often.
 const EXPIRY: Duration = Duration::from_millis(100);
 
@@ -77,6 +90,9 @@ impl Eyes {
         let cancel = Cancel::default();
         let looks = [self.scanner.scan(&cancel), self.scanner.rescan(&mut self.cache, &cancel)];
         looks.iter().flatten().for_each(whole);
+        // And one that was told where to look, rightly or wrongly: it may be old in other places, but is as whole.
+        let hints = HINTS.map(path).into();
+        self.scanner.rescan_only(&mut self.cache, &hints, &cancel).iter().for_each(whole);
         // A step of a scrub that never pauses: whatever happens to the tree meanwhile is no corruption.
         let now = Timestamp::new(Clock::system().now().seconds(), 0).unwrap();
         let step = self.scrub.step(&self.root, &mut self.cache, now, &Pacer::unlimited(), &cancel);
