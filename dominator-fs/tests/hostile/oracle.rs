@@ -140,8 +140,12 @@ fn attributes(tree: &Path) {
 #[test]
 fn extended_attributes_of_every_kind_and_size_are_seen() {
     const TEST: &str = "oracle::extended_attributes_of_every_kind_and_size_are_seen";
-    let places = [tempfile::tempdir().unwrap()].into_iter().chain(tempfile::tempdir_in("/dev/shm").ok());
-    for tree in places {
+    for place in [std::env::temp_dir(), "/dev/shm".into()] {
+        if !place.is_dir() {
+            left_out(TEST, "there is no file-system in memory");
+            continue;
+        }
+        let tree = tempfile::tempdir_in(place).unwrap();
         let tree = tree.path();
         match rustix::fs::setxattr(tree, "user.of-the-root", b"1", XattrFlags::empty()) {
             Err(Errno::NOTSUP) => {

@@ -62,9 +62,10 @@ fn a_write_that_moves_no_time_is_found_however_deep_it_is() {
     const TEST: &str = "scrub::a_write_that_moves_no_time_is_found_however_deep_it_is";
     const DEPTH: usize = 2_000;
     const STACK: usize = 2 << 20;
-    let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
+    if !Path::new("/dev/shm").is_dir() {
         return left_out(TEST, "there is no file-system in memory");
-    };
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     chain(dir.path(), "d", DEPTH);
     let file = dir.path().join("d/".repeat(DEPTH)).join("bottom");
     std::fs::write(&file, b"as it was").unwrap();
