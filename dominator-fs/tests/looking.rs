@@ -96,6 +96,31 @@ async fn what_is_written_is_seen_long_before_the_next_scan() {
 }
 
 #[tokio::test]
+async fn a_scrub_that_is_behind_keeps_nobody_from_seeing_what_is_written() {
+    const NAME: &str = "a_scrub_that_is_behind_keeps_nobody_from_seeing_what_is_written";
+    if !needs_root(NAME) {
+        return;
+    }
+    let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(root.path().join("file"), "1").unwrap();
+    fs::write(root.path().join("large"), vec![0; 32 << 20]).unwrap();
+    // Every step is due as soon as the last one is done, for ever.
+    let effort = Effort {
+        scrub: Some(Duration::from_nanos(1)),
+        write_back_expiry: Some(Duration::ZERO),
+        ..Effort::default()
+    };
+    let agent = start(root.path(), state.path(), effort).await;
+    let before = until(&agent, |reply| tree(reply).is_some()).await;
+    if let Works::No(why) = &before.details.watch {
+        return left_out(NAME, why);
+    }
+    fs::write(root.path().join("file"), "2").unwrap();
+    let after = until(&agent, |reply| tree(reply).is_some_and(|now| Some(now) != tree(&before))).await;
+    assert_eq!(after.status.scans.reach, ScanReach::Hinted);
+}
+
+#[tokio::test]
 async fn an_agent_that_begins_anew_reads_again_only_what_changed() {
     let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for number in 0..100 {

@@ -117,7 +117,13 @@ impl<'a> Vigil<'a> {
             match (next, due) {
                 (Next::Scan(assignment), _) => return Some(Duty::Scan(assignment)),
                 (Next::LookAgain(assignment), _) => return Some(Duty::LookAgain(assignment)),
-                (Next::Scrub(assignment), _) => return Some(Duty::Scrub(assignment)),
+                (Next::Scrub(assignment), _) => {
+                    // One that is behind never waits, and what is written meanwhile comes first all the same.
+                    self.listen(Some(assignment.view()), Instant::now());
+                    if self.hints.due().is_none_or(|due| due > Instant::now()) {
+                        return Some(Duty::Scrub(assignment));
+                    }
+                }
                 (Next::Stop, _) => return None,
                 (Next::Wait(_), Due::Everything) => return Some(Duty::LookAtTheDisk),
                 (Next::Wait(view), Due::Nothing) => {
