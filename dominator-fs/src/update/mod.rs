@@ -15,6 +15,7 @@ mod activated;
 mod displace;
 mod metadata;
 mod objects;
+mod salvage;
 mod stage;
 mod swap;
 mod undo;
@@ -39,6 +40,7 @@ pub use activated::{ActivatedError, Ledger};
 #[cfg(feature = "tokio")]
 pub(crate) use objects::open_file;
 pub use objects::{FreeSpace, Intake, ObjectCache};
+pub use salvage::{Salvage, SalvageError, Salvaged, Survey};
 pub use stage::Staged;
 pub use swap::{Committed, Swapped};
 pub use work::WorkError;

@@ -27,7 +27,7 @@ pub struct ObjectCache {
 impl ObjectCache {
     /// Room that is left to others, in bytes.
     pub const RESERVE: u64 = 16 * 1024 * 1024;
-    const MODE: Mode = Mode::from_st_mode(0o600);
+    pub(super) const MODE: Mode = Mode::from_st_mode(0o600);
 
     /// The cache in `dir`. What a dead attempt left half-written is removed.
     pub(crate) fn open(dir: Arc<OwnedFd>, seam: Arc<dyn Seam>) -> io::Result<Self> {
