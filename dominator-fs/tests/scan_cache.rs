@@ -165,6 +165,7 @@ fn a_scan_of_some_directories_sees_what_changed_in_them_and_what_is_new_below() 
     fs::write(dir.path().join("a/b/file"), b"old").unwrap();
     fs::write(dir.path().join("c/file"), b"old").unwrap();
     fs::hard_link(dir.path().join("c/file"), dir.path().join("c/link")).unwrap();
+    fs::write(dir.path().join("c/single"), b"one name").unwrap();
     let (scanner, mut cache) = (settled(dir.path()), Cache::new());
     let before = rescan(&scanner, &mut cache).snapshot;
     fs::create_dir_all(dir.path().join("a/new/below")).unwrap();
@@ -179,9 +180,10 @@ fn a_scan_of_some_directories_sees_what_changed_in_them_and_what_is_new_below() 
     assert_eq!(after.snapshot.inode(&path("/a/b/file")), before.inode(&path("/a/b/file")), "nobody told");
     // A new name in one directory of what is in another: both are looked at.
     fs::hard_link(dir.path().join("c/file"), dir.path().join("a/b/third")).unwrap();
+    fs::hard_link(dir.path().join("c/single"), dir.path().join("a/b/second")).unwrap();
     let linked = only(&mut cache, &["/a/b"]);
     assert_eq!(linked.snapshot.id(), scanner.scan(&Cancel::default()).unwrap().snapshot.id());
-    assert_eq!(linked.snapshot.links.iter().map(<[_]>::len).collect::<Vec<_>>(), [3]);
+    assert_eq!(linked.snapshot.links.iter().map(<[_]>::len).collect::<Vec<_>>(), [2, 3]);
     // What was told of is gone with the directory it was in.
     fs::remove_dir_all(dir.path().join("a")).unwrap();
     let gone = only(&mut cache, &["/a/new/below", "/a/b"]);
