@@ -141,9 +141,14 @@ fn mounts_that_come_and_go_during_a_scan_lead_nowhere() {
         const NONE: Option<&str> = None;
         unshare(CloneFlags::CLONE_NEWNS).ok()?;
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).ok()?;
-        let mut eyes = Eyes::on(&tree);
+        let (mut eyes, mut beneath) = (Eyes::on(&tree), Eyes::beneath(&tree));
+        let [still, _] = beneath.agree(&tree, &[]);
         let storm = Storm::begin(TEST, "mount", base.path());
-        for _ in 0..SCANS {
+        for round in 0..SCANS {
+            // Who looks beneath mounts sees nothing of all that.
+            for look in (round % 4 == 0).then(|| beneath.look()).into_iter().flatten() {
+                assert_eq!((look.snapshot.id(), look.facts), (still.snapshot.id(), Vec::new()));
+            }
             for look in eyes.look() {
                 let seen: BTreeSet<_> = look.snapshot.objects().into_keys().collect();
                 assert!(seen.is_subset(&contents), "contents that are not below the root");

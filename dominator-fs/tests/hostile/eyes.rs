@@ -12,7 +12,7 @@ use dominator_core::inode::{Inode, Timestamp};
 use dominator_core::path::ImagePath;
 use dominator_core::view::View;
 use dominator_fs::pace::Pacer;
-use dominator_fs::root::Root;
+use dominator_fs::root::{Beneath, Root};
 use dominator_fs::scan::{Cache, Cancel, Clock, Scan, ScanError, Scanner, Scrub};
 use dominator_fs_testkit::{described, observed};
 
@@ -57,14 +57,24 @@ impl Eyes {
         Self::under(dir, View::everything())
     }
 
+    /// Looks beneath what is mounted.
+    pub(crate) fn beneath(dir: &Path) -> Self {
+        let (root, beneath) = Root::open_beneath_mounts(dir).unwrap();
+        assert!(matches!(beneath, Beneath::Yes), "{beneath:?}");
+        Self::at(root, View::everything())
+    }
+
     pub(crate) fn under(dir: &Path, view: View) -> Self {
+        Self::at(Root::open(dir).unwrap(), view)
+    }
+
+    fn at(root: Root, view: View) -> Self {
         let ahead = Arc::new(AtomicI64::new(0));
         let (system, moved) = (Clock::system(), Arc::clone(&ahead));
         let clock = Clock::new(move || {
             let now = system.now();
             Timestamp::new(now.seconds() + moved.load(Ordering::Relaxed), now.nanos()).unwrap()
         });
-        let root = Root::open(dir).unwrap();
         let scanner = Scanner::new(root.clone(), Arc::new(view)).clock(clock).write_back_expiry(EXPIRY);
         Self { root, scanner, cache: Cache::new(), scrub: Scrub::new(Duration::ZERO), ahead }
     }
