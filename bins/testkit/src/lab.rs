@@ -121,10 +121,15 @@ impl Lab {
 
     /// An agent for `root` on the lab's address `number`.
     pub fn subd(&self, number: u8, root: &Path) -> Process {
+        self.subd_with(number, root, &["--scan-interval", "200ms"])
+    }
+
+    /// The same with these flags.
+    pub fn subd_with(&self, number: u8, root: &Path, flags: &[&str]) -> Process {
         let (name, address) = (format!("subd{number}"), format!("{}:6969", self.address(number)));
         let certificate = self.daemon_certificate("subd", &name);
         let mut command = self.daemon("subd", &certificate, &address, &format!("{name}-state"));
-        command.arg("--root-dir").arg(root).args(["--scan-interval", "200ms"]);
+        command.arg("--root-dir").arg(root).args(flags);
         Process::start(&name, &mut command)
     }
 

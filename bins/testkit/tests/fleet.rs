@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use dominator_testkit::{Certificate, Lab, Process, is_root, schema, trees};
 
@@ -232,6 +233,39 @@ fn an_upgrade_sends_what_is_new_and_a_machine_in_sync_is_sent_nothing() {
     fleet.lab.mdb(&[("one", 1, "web/2")]);
     fleet.wait_until_alike("one", mark, &images[1], &root, &[]);
     assert_eq!((count(update), count(fetch)), (1, 1));
+}
+
+#[test]
+fn a_write_is_repaired_at_once_though_no_scan_is_due() {
+    const NAME: &str = "a_write_is_repaired_at_once_though_no_scan_is_due";
+    if !is_root(NAME) {
+        return;
+    }
+    let fleet = Fleet::start(&[("one", 1, "web/1")]);
+    let image = fleet.tree("image", 1);
+    fleet.add("web/1", &image, "/none\n");
+    let root = fleet.empty("root");
+    // Held back as every agent is, unless something else is said.
+    let _subd = fleet.lab.subd_with(1, &root, &["--scan-interval", "1h"]);
+    fleet.wait_until_alike("one", 0, &image, &root, &[]);
+    let sub = format!("{}:6969", fleet.lab.address(1));
+    let poll = || fleet.lab.tool("subtool", &fleet.admin, ["--sub", &sub, "poll", "--json"]).json();
+    let status = poll();
+    schema::check("subtool-poll", &status).unwrap();
+    if status["watch"]["works"] != true {
+        println!("{NAME}: left out: {}", status["watch"]["why_not"]);
+        return;
+    }
+    let right = fs::read(image.join("etc/passwd")).unwrap();
+    for round in 0..5 {
+        let mark = fleet.dominator.0.mark();
+        let written = Instant::now();
+        fs::write(root.join("etc/passwd"), format!("intruder {round}")).unwrap();
+        fleet.dominator.0.wait_for_event(mark, "status", &[("sub", "one"), ("status", "synced")]);
+        println!("from the write to the word that it is repaired: {:?}", written.elapsed());
+        assert_eq!(fs::read(root.join("etc/passwd")).unwrap(), right);
+    }
+    assert_eq!(trees::differences(&image, &root, &[]), Vec::<String>::new());
 }
 
 #[test]

@@ -281,3 +281,88 @@ fn activity_from(activity: v1::Activity) -> Result<Activity, Status> {
         v1::Activity::Unspecified => Err(invalid("an activity not known here")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dominator_core::filter::Filter;
+    use dominator_core::path::ImagePath;
+    use dominator_core::port::{PathFailure, Percent};
+    use dominator_core::view::{Granularity, Ownership, XattrPolicy};
+    use dominator_core_testkit::tree_of;
+    use prost::Message as _;
+
+    fn path(text: &str) -> ImagePath {
+        ImagePath::parse(text.as_bytes()).unwrap()
+    }
+
+    /// A machine as they are, after a year, with numbers as large as they get.
+    fn reply(facts: usize) -> PollReply {
+        let exclusions =
+            "/data/.*\n/home/.*\n/tmp/.*\n/var/log/.*\n/var/mail/.*\n/var/spool/.*\n/var/tmp/.*\n";
+        let protected =
+            ["/var/lib/subd", "/etc/ssl/subd", "/etc/ssl/CA.pem", "/etc/subd.toml", "/proc", "/sys"];
+        let traits = MachineTraits {
+            protected: protected.map(path).into(),
+            exclusions: Filter::parse(exclusions).unwrap(),
+            xattrs: XattrPolicy::ALL,
+            ownership: Ownership::Kept,
+            mtime: Granularity::FINE,
+        };
+        let fact = |number| PathFailure {
+            path: path(&format!("/usr/lib/somewhere/deep/{number}")),
+            reason: "unreadable: Input/output error (os error 5)".into(),
+        };
+        let details = AgentDetails {
+            facts: (0..facts).map(fact).collect(),
+            last_image: Some("web/2026-11-22:10:00:00".parse().unwrap()),
+            ..AgentDetails::new(Arc::new(traits))
+        };
+        let scans = ScanStatus {
+            count: 31_536_000,
+            reach: ScanReach::Incremental,
+            duration: Duration::from_secs(3600),
+            files_opened: 5_000_000,
+            bytes_hashed: 1 << 44,
+        };
+        let status = AgentStatus {
+            instance: u64::MAX,
+            generation: 31_536_000,
+            details: 1_000_000,
+            activity: Activity::Idle,
+            unknown: facts as u64,
+            free_space: 1 << 50,
+            scans,
+            scrub: Some(ScrubStatus {
+                done: 1 << 43,
+                total: 1 << 44,
+                began: time(1 << 33),
+                corruptions: 1_000,
+            }),
+            pacing: Pacing { disk: Some(1 << 33), cpu: Some(Percent::ALL), left: Some(100) },
+        };
+        let tree = tree_of(&[("/etc/motd", b"hello")]).tree;
+        PollReply { scanned: Scanned::Tree(tree), status, details: Arc::new(details) }
+    }
+
+    #[test]
+    fn a_poll_of_a_machine_in_sync_takes_less_than_300_bytes_both_ways_whatever_the_machine() {
+        let payload = |facts| {
+            let reply = reply(facts);
+            let Scanned::Tree(tree) = &reply.scanned else { panic!("{reply:?}") };
+            let (instance, details) = (reply.status.instance, reply.status.details);
+            let held = Held { instance, details, tree: Some(tree.id()) };
+            let (known, wait) = (Some(reply.status.generation), Duration::from_secs(300));
+            let request = PollRequest { view: Some(tree.view), known, wait };
+            let there = poll_request(&request, Some(&held)).encoded_len();
+            let back = poll_reply(&reply, &held).encoded_len();
+            let whole = poll_reply(&reply, &Held::default()).encoded_len();
+            println!("{facts} facts: {there} bytes there, {back} back; {whole} back to who has nothing");
+            assert!(whole > 60 * facts);
+            there + back
+        };
+        let (few, many) = (payload(20), payload(100));
+        assert!(few <= 300, "{few} bytes");
+        assert_eq!(few, many);
+    }
+}
