@@ -52,8 +52,26 @@ struct Accepted {
 /// What the last poll answered, but for the tree.
 #[derive(Clone, Debug)]
 struct Last {
-    status: AgentStatus,
+    instance: u64,
+    generation: u64,
+    unknown: u64,
+    scan_count: u64,
+    scan_duration: Duration,
     details: Arc<AgentDetails>,
+}
+
+impl Last {
+    /// No more of the numbers than is needed: there are as many of these as machines.
+    fn of(status: &AgentStatus, details: &Arc<AgentDetails>) -> Self {
+        Self {
+            instance: status.instance,
+            generation: status.generation,
+            unknown: status.unknown,
+            scan_count: status.scans.count,
+            scan_duration: status.scans.duration,
+            details: Arc::clone(details),
+        }
+    }
 }
 
 /// One machine: what is known of it and what is to be done next.
@@ -134,10 +152,10 @@ impl Sub {
                 Wanted::NotReady(name, _) | Wanted::Ready(name, _) => Some(name.clone()),
             },
             last_image: last.and_then(|last| last.details.last_image.clone()),
-            unknown: last.map_or(0, |last| last.status.unknown),
+            unknown: last.map_or(0, |last| last.unknown),
             kept: last.map(|last| last.details.kept.clone()).unwrap_or_default(),
-            scan_count: last.map_or(0, |last| last.status.scans.count),
-            scan_duration: last.map_or(Duration::ZERO, |last| last.status.scans.duration),
+            scan_count: last.map_or(0, |last| last.scan_count),
+            scan_duration: last.map_or(Duration::ZERO, |last| last.scan_duration),
             ..self.info.clone()
         }
     }
@@ -274,7 +292,7 @@ impl Sub {
         self.last_poll = now;
         out.push(Action::Poll(PollRequest {
             view: self.required.as_ref().map(|required| required.view_id),
-            known: self.last.as_ref().map(|last| last.status.generation).filter(|_| !wait.is_zero()),
+            known: self.last.as_ref().map(|last| last.generation).filter(|_| !wait.is_zero()),
             wait,
         }));
     }
@@ -295,12 +313,12 @@ impl Sub {
     fn on_polled(&mut self, now: Moment, reply: PollReply, out: &mut Vec<Action>) {
         self.info.last_reply = Some(now);
         let PollReply { scanned, status, details } = reply;
-        if self.last.as_ref().is_some_and(|last| last.status.instance != status.instance) {
+        if self.last.as_ref().is_some_and(|last| last.instance != status.instance) {
             // The agent began anew and may have been anything in between.
             self.updated = false;
             self.accepted = None;
         }
-        self.last = Some(Last { status, details: Arc::clone(&details) });
+        self.last = Some(Last::of(&status, &details));
         if let Some(error) = &details.write_error {
             return self.rest(now, Status::Unwritable, Some(error.clone()), out);
         }
@@ -480,7 +498,7 @@ impl Sub {
         self.failures = 0;
         self.pending = None;
         // It is what it must be as far as anybody can see, which is said.
-        let unknown = self.last.as_ref().map_or(0, |last| last.status.unknown);
+        let unknown = self.last.as_ref().map_or(0, |last| last.unknown);
         let first = self.first_fact().unwrap_or_default();
         let detail = (unknown > 0).then(|| format!("not looked at: {unknown}, first {first}"));
         self.set(Status::Synced, detail);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use super::control::{FleetControl, FleetError, SubInfo, Switch, Updates};
-use super::machine::Shown;
+use super::machine::{Shown, lock};
 
 /// Where the decision about updates is kept.
 const UPDATES: &str = "dominator/updates";
@@ -48,8 +48,8 @@ impl Changes {
 
 /// A machine of the fleet.
 pub(super) struct Member {
-    pub(super) machine: watch::Sender<Machine>,
-    pub(super) shown: watch::Receiver<Shown>,
+    pub(super) machine: watch::Sender<Arc<Machine>>,
+    pub(super) shown: Arc<Mutex<Shown>>,
     pub(super) cleared: Arc<Notify>,
 }
 
@@ -99,7 +99,7 @@ impl Fleet {
     }
 
     fn sub(&self, member: &Member) -> SubInfo {
-        let (machine, shown) = (member.machine.borrow(), member.shown.borrow());
+        let (machine, shown) = (member.machine.borrow().clone(), lock(&member.shown));
         let time = |moment: Moment| self.0.begun.checked_add(moment.0).unwrap_or(self.0.begun);
         SubInfo {
             hostname: machine.hostname.clone(),

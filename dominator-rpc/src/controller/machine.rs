@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use dominator_core::herd::{self, Action, Event, Moment, Sub, SubInfo, Updates as Allowed};
@@ -25,9 +25,9 @@ pub(super) struct Shown {
 #[derive(Clone)]
 pub(super) struct Strings {
     /// What the machine must be. When it is dropped, the task ends.
-    pub(super) machine: watch::Receiver<Machine>,
+    pub(super) machine: watch::Receiver<Arc<Machine>>,
     /// What is known of it.
-    pub(super) shown: watch::Sender<Shown>,
+    pub(super) shown: Arc<Mutex<Shown>>,
     /// An operator agrees to an unsafe plan.
     pub(super) cleared: Arc<Notify>,
 }
@@ -38,7 +38,7 @@ impl Strings {
         let detail =
             Some("the controller failed on this machine, and will try again; its log says more".into());
         let info = SubInfo { detail, ..SubInfo::default() };
-        self.shown.send_replace(Shown { info, since: SystemTime::now() });
+        *lock(&self.shown) = Shown { info, since: SystemTime::now() };
         shared.ring();
     }
 }
@@ -47,7 +47,7 @@ impl Strings {
 pub(super) struct Runner {
     shared: Arc<Shared>,
     strings: Strings,
-    machine: Machine,
+    machine: Arc<Machine>,
     switch: watch::Receiver<super::Updates>,
     sub: Sub,
     image: Option<(Arc<KnownImage>, ImageChanges)>,
@@ -64,15 +64,17 @@ enum Done {
 }
 
 impl Runner {
-    pub(super) fn new(shared: Arc<Shared>, mut strings: Strings) -> Self {
+    /// On the heap at once: a task that moves it about holds room for it several times over.
+    pub(super) fn new(shared: Arc<Shared>, mut strings: Strings) -> Box<Self> {
         let machine = strings.machine.borrow_and_update().clone();
         let switch = shared.updates.subscribe();
         let sub = Sub::new(shared.tuning.herd.clone()).named(&machine.hostname);
-        Self { shared, strings, machine, switch, sub, image: None, agent: None, call: None, wake: None }
+        let (image, agent, call, wake) = (None, None, None, None);
+        Box::new(Self { shared, strings, machine, switch, sub, image, agent, call, wake })
     }
 
     /// Keeps the machine as it must be, until it leaves the fleet.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         self.look_up_image();
         self.tell_wanted();
         loop {
@@ -155,16 +157,15 @@ impl Runner {
 
     fn show(&self) {
         let info = self.sub.info();
-        let changed = self.strings.shown.send_if_modified(|shown| {
-            let (entered, changed) = (info.status != shown.info.status, info != shown.info);
-            if entered {
-                shown.since = SystemTime::now();
-                let (sub, detail) = (&self.machine.hostname, info.detail.as_deref().unwrap_or_default());
-                tracing::info!(sub, status = info.status.text(), detail, "status");
-            }
-            shown.info = info;
-            changed
-        });
+        let mut shown = lock(&self.strings.shown);
+        let (entered, changed) = (info.status != shown.info.status, info != shown.info);
+        if entered {
+            shown.since = SystemTime::now();
+            let (sub, detail) = (&self.machine.hostname, info.detail.as_deref().unwrap_or_default());
+            tracing::info!(sub, status = info.status.text(), detail, "status");
+        }
+        shown.info = info;
+        drop(shown);
         if changed {
             self.shared.ring();
         }
@@ -243,6 +244,11 @@ impl Runner {
             Action::WakeAt(_) => pending().boxed(),
         })
     }
+}
+
+/// What is shown is whole after every statement.
+pub(super) fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
+    shown.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn told(event: impl Future<Output = Event> + Send + 'static) -> BoxFuture<'static, Done> {

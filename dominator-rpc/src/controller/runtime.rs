@@ -1,6 +1,6 @@
 use std::collections::btree_map::Entry;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use dominator_core::herd::{self, SubInfo};
@@ -156,8 +156,10 @@ fn apply(mdb: Mdb, fleet: &Fleet, shared: &Arc<Shared>, tasks: &mut JoinSet<()>)
             match members.entry(name) {
                 Entry::Occupied(member) => {
                     member.get().machine.send_if_modified(|known| {
-                        let changed = *known != machine;
-                        *known = machine;
+                        let changed = **known != machine;
+                        if changed {
+                            *known = Arc::new(machine);
+                        }
                         changed
                     });
                 }
@@ -178,9 +180,9 @@ fn apply(mdb: Mdb, fleet: &Fleet, shared: &Arc<Shared>, tasks: &mut JoinSet<()>)
 async fn look_after(shared: Arc<Shared>, strings: Strings) {
     let mut pause = shared.tuning.herd.retry_min;
     loop {
-        let runner = AssertUnwindSafe(Runner::new(shared.clone(), strings.clone()).run());
+        let runner = Box::pin(Runner::new(shared.clone(), strings.clone()).run());
         // Nothing of the runner is used afterwards but these ends, whose values are replaced whole.
-        let Err(_) = runner.catch_unwind().await else { return };
+        let Err(_) = AssertUnwindSafe(runner).catch_unwind().await else { return };
         tracing::error!(
             sub = strings.machine.borrow().hostname,
             "its task broke down; it will be started again"
@@ -192,9 +194,9 @@ async fn look_after(shared: Arc<Shared>, strings: Strings) {
 }
 
 fn join(machine: Machine) -> (Member, Strings) {
-    let (machine, wanted) = watch::channel(machine);
-    let (shower, shown) = watch::channel(Shown { info: SubInfo::default(), since: SystemTime::now() });
+    let (machine, wanted) = watch::channel(Arc::new(machine));
+    let shown = Arc::new(Mutex::new(Shown { info: SubInfo::default(), since: SystemTime::now() }));
     let cleared = Arc::new(Notify::new());
-    let strings = Strings { machine: wanted, shown: shower, cleared: cleared.clone() };
+    let strings = Strings { machine: wanted, shown: Arc::clone(&shown), cleared: cleared.clone() };
     (Member { machine, shown, cleared }, strings)
 }
