@@ -304,6 +304,9 @@ impl Shared {
 
     /// Finds out whether the root can be written to and how much room it has.
     fn look_at_the_disk(&self) {
+        if let Err(error) = self.root.follow_machine() {
+            tracing::debug!(%error, "the root stays as writable as it was when the agent started");
+        }
         let looked = self.with_updater(|updater| {
             updater.probe().map(|()| updater.objects().free_space().map(|free| free.bytes).unwrap_or(0))
         });

@@ -61,7 +61,7 @@ impl Root {
     /// seen and can be changed, and their mount points are plain directories and files. Nobody else sees a difference. Needs
     /// `CAP_SYS_ADMIN` and Linux 5.2; the second value says why it could not be, and what is mounted is seen then.
     ///
-    /// Whether it can be written to is settled now: a file-system that is mounted for writing later needs another root.
+    /// Whether it can be written to is as it is on the machine now; [`Root::follow_machine`] has it be so later.
     ///
     /// # Errors
     /// As [`Root::open`].
@@ -75,6 +75,16 @@ impl Root {
             Ok(root) => (root, Beneath::Yes),
             Err(why) => (plain, Beneath::No { why }),
         })
+    }
+
+    /// Makes a root that was opened beneath mounts writable when the machine's own has become so, as with a machine whose
+    /// root is mounted for reading until it was checked, or no longer writable. Costs two system calls when neither has.
+    ///
+    /// # Errors
+    /// What the kernel says, such as `ENOSYS` before Linux 5.12: open it anew then.
+    pub fn follow_machine(&self) -> io::Result<()> {
+        let detached = self.handles.detached.as_ref();
+        detached.map_or(Ok(()), |(host, mount)| beneath::follow(mount.as_fd(), host.as_fd()))
     }
 
     fn of(handles: Handles) -> io::Result<Self> {

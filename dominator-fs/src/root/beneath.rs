@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
@@ -65,17 +65,35 @@ pub(super) fn detach(directory: BorrowedFd<'_>) -> io::Result<Detached> {
 }
 
 /// Nothing that is mounted elsewhere shall appear in it.
-#[expect(unsafe_code, reason = "neither rustix nor nix has this call")]
 fn make_private(mount: BorrowedFd<'_>) -> io::Result<()> {
-    /// `struct mount_attr`.
-    #[repr(C)]
-    struct Change {
-        set: u64,
-        clear: u64,
-        propagation: u64,
-        user_namespace: u64,
+    change(mount, Change { propagation: libc::MS_PRIVATE, ..Change::default() })
+}
+
+/// Makes a detached mount one for reading only when `host` is, and one for writing when that is: what is mounted for writing
+/// late in a machine's start was cloned before that.
+pub(super) fn follow(mount: BorrowedFd<'_>, host: BorrowedFd<'_>) -> io::Result<()> {
+    let is_read_only = |directory: BorrowedFd<'_>| {
+        io::Result::Ok(rustix::fs::fstatvfs(directory)?.f_flag.contains(StatVfsMountFlags::RDONLY))
+    };
+    match (is_read_only(host)?, is_read_only(mount)?) {
+        (false, true) => change(mount, Change { clear: libc::MOUNT_ATTR_RDONLY, ..Change::default() }),
+        (true, false) => change(mount, Change { set: libc::MOUNT_ATTR_RDONLY, ..Change::default() }),
+        (true, true) | (false, false) => Ok(()),
     }
-    let change = Change { set: 0, clear: 0, propagation: libc::MS_PRIVATE, user_namespace: 0 };
+}
+
+/// `struct mount_attr`.
+#[derive(Default)]
+#[repr(C)]
+struct Change {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+#[expect(unsafe_code, reason = "neither rustix nor nix has this call")]
+fn change(mount: BorrowedFd<'_>, change: Change) -> io::Result<()> {
     // SAFETY: the name is a string of C, and `change` lives through the call, is laid out as a `mount_attr`, and is as long
     // as is said. The kernel only reads both.
     let outcome = unsafe {
@@ -89,4 +107,39 @@ fn make_private(mount: BorrowedFd<'_>) -> io::Result<()> {
         )
     };
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use dominator_fs_testkit::{Access, mount_tmpfs, remount, with_mounts};
+
+    use super::super::Root;
+    use super::Beneath;
+    use crate::traits::granularity_of;
+
+    #[test]
+    fn a_root_that_is_mounted_for_writing_late_can_be_written_to_then() {
+        with_mounts("a_root_that_is_mounted_for_writing_late_can_be_written_to_then", || {
+            let dir = tempfile::tempdir().unwrap();
+            mount_tmpfs(dir.path(), "mode=755");
+            remount(dir.path(), Access::Read);
+            let (root, beneath) = Root::open_beneath_mounts(dir.path()).unwrap();
+            assert!(matches!(beneath, Beneath::Yes), "{beneath}");
+            let is_writable = || {
+                root.follow_machine().unwrap();
+                granularity_of(&root).is_ok()
+            };
+            assert!(!is_writable());
+            remount(dir.path(), Access::Write);
+            assert!(is_writable());
+            // What is written to can't be made to stay as it is.
+            let file = File::create(dir.path().join("file")).unwrap();
+            assert!(is_writable());
+            drop(file);
+            remount(dir.path(), Access::Read);
+            assert!(!is_writable());
+        });
+    }
 }

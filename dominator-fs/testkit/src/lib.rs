@@ -11,7 +11,7 @@ mod oracle;
 mod privilege;
 
 pub use disk::{Disk, Throttle};
-pub use mounts::{mount_bind, mount_overlay, mount_tmpfs, unmount, with_mounts};
+pub use mounts::{Access, mount_bind, mount_overlay, mount_tmpfs, remount, unmount, with_mounts};
 pub use nasty::{chain, deep, nasty};
 pub use oracle::{Entries, compared, described, observed};
 pub use privilege::{left_out, needs_root};

@@ -54,6 +54,27 @@ pub fn mount_overlay(at: &Path, layers: &[&str]) {
     mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(&*options)).expect("an overlay");
 }
 
+/// Makes what is mounted at `at` writable, or not. Only within [`with_mounts`].
+///
+/// # Panics
+/// When it can't be.
+pub fn remount(at: &Path, access: Access) {
+    let flags = match access {
+        Access::Read => MsFlags::MS_RDONLY,
+        Access::Write => MsFlags::empty(),
+    };
+    mount(NONE, at, NONE, MsFlags::MS_REMOUNT | flags, NONE).expect("a remount");
+}
+
+/// What a mount is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Reading only.
+    Read,
+    /// Writing as well.
+    Write,
+}
+
 /// Takes away what is mounted at `at`, also when it is in use. Only within [`with_mounts`].
 ///
 /// # Panics
