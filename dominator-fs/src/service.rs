@@ -266,10 +266,17 @@ mod tests {
         let error = services.run(ServiceAction::Stop, "s").unwrap_err();
         assert!(matches!(error, ServiceError::Timeout { .. }), "{error}");
         if let Ok(pid) = std::fs::read_to_string(dir.path().join("pid")) {
-            // It is dead, though perhaps nobody has collected it yet.
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-            let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
-            assert!(matches!(state, None | Some("Z" | "X")), "{stat}");
+            // It is killed, though perhaps it has not been given the time to die, or nobody has collected it yet.
+            let end = std::time::Instant::now() + Duration::from_secs(100);
+            loop {
+                let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+                let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());
+                if matches!(state, None | Some("Z" | "X")) {
+                    break;
+                }
+                assert!(std::time::Instant::now() < end, "{stat}");
+                std::thread::yield_now();
+            }
         }
     }
 
