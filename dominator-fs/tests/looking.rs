@@ -121,6 +121,48 @@ async fn a_scrub_that_is_behind_keeps_nobody_from_seeing_what_is_written() {
 }
 
 #[tokio::test]
+async fn a_limit_stays_lifted_until_everything_was_looked_at() {
+    const NAME: &str = "a_limit_stays_lifted_until_everything_was_looked_at";
+    if !needs_root(NAME) {
+        return;
+    }
+    let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let effort = Effort { cpu: Percent::new(50).unwrap(), ..Effort::default() };
+    let agent = start(root.path(), state.path(), effort).await;
+    let first = until(&agent, |reply| tree(reply).is_some()).await;
+    if let Works::No(why) = &first.details.watch {
+        return left_out(NAME, why);
+    }
+    assert_eq!(first.status.pacing.cpu, Percent::new(50));
+    agent.boost(Boost::Cpu).await.unwrap();
+    fs::write(root.path().join("file"), "1").unwrap();
+    let hinted = until(&agent, |reply| tree(reply).is_some_and(|now| Some(now) != tree(&first))).await;
+    assert_eq!((hinted.status.scans.reach, hinted.status.pacing.cpu), (ScanReach::Hinted, None));
+}
+
+#[tokio::test]
+async fn a_scrub_that_finds_nothing_writes_only_how_far_it_is() {
+    let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(root.path().join("file"), "contents").unwrap();
+    let effort = Effort { write_back_expiry: Some(Duration::ZERO), ..Effort::default() };
+    let agent = start(root.path(), state.path(), effort.clone()).await;
+    until(&agent, |reply| tree(reply).is_some()).await;
+    drop(agent);
+    let written = || fs::metadata(state.path().join("scan.cache")).unwrap().modified().unwrap();
+    let (before, progress) = (written(), state.path().join("scrub.progress"));
+    assert!(!progress.exists());
+    let agent = start(root.path(), state.path(), Effort { scrub: Some(NEVER), ..effort }).await;
+    until(&agent, |reply| tree(reply).is_some()).await;
+    let is_through = |reply: &PollReply| reply.status.scrub.is_some_and(|scrub| scrub.done == scrub.total);
+    while !is_through(&agent.poll(PollRequest::default()).await.unwrap()) {
+        tokio::task::yield_now().await;
+    }
+    drop(agent);
+    assert!(progress.exists());
+    assert_eq!(written(), before);
+}
+
+#[tokio::test]
 async fn an_agent_that_begins_anew_reads_again_only_what_changed() {
     let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for number in 0..100 {

@@ -50,9 +50,17 @@ pub(super) struct Ears<'a> {
     bell: &'a Bell,
     watch: Option<Watch>,
     overflows: u64,
+    /// For how long nobody listens after changes were heard.
+    rest: Duration,
+    /// Until when that is.
+    resting: Instant,
 }
 
 impl<'a> Ears<'a> {
+    /// Less than changes are gathered for anyway; so long that what is written to in view all the time, a thousand times a
+    /// second, does not wake this process as often.
+    const REST: Duration = Duration::from_millis(50);
+
     /// Opens them; and whether changes are heard of.
     pub(super) fn open(bell: &'a Bell, root: &Root) -> (Self, Works) {
         let (watch, works) = match Watch::new(root) {
@@ -67,7 +75,7 @@ impl<'a> Ears<'a> {
             bell.waker.get_or_init(|| watch.waker());
             bell.watched.store(true, Ordering::Release);
         }
-        (Self { bell, watch, overflows: 0 }, works)
+        (Self { bell, watch, overflows: 0, rest: Self::REST, resting: Instant::now() }, works)
     }
 
     /// Waits until the time given, until the bell is rung, or until there are changes in view. What can't be heard any
@@ -80,6 +88,10 @@ impl<'a> Ears<'a> {
         if std::mem::take(&mut *self.bell.lock()) {
             return Ok(Changes::Nothing);
         }
+        if Instant::now() < self.resting {
+            self.bell.wait(self.resting.min(until));
+            return Ok(Changes::Nothing);
+        }
         let left = until.saturating_duration_since(Instant::now()).min(Duration::from_secs(86_400));
         match watch.wait(view, Some(left)) {
             Ok(changes) => {
@@ -90,6 +102,9 @@ impl<'a> Ears<'a> {
                         "more was changed at once than is told of: everything is looked at"
                     );
                     self.overflows = overflows;
+                }
+                if changes != Changes::Nothing {
+                    self.resting = Instant::now() + self.rest;
                 }
                 Ok(changes)
             }
@@ -124,5 +139,34 @@ mod tests {
                 assert_eq!(waiting.join().unwrap(), Ok(Changes::Nothing));
             });
         }
+    }
+
+    #[test]
+    fn what_is_written_to_all_the_time_is_not_heard_of_all_the_time() {
+        let bell = Bell::default();
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let (mut ears, works) = Ears::open(&bell, &root);
+        if works != Works::Yes {
+            return dominator_fs_testkit::left_out(
+                "what_is_written_to_all_the_time_is_not_heard_of_all_the_time",
+                "nothing is heard of here",
+            );
+        }
+        let never = Instant::now() + Duration::from_secs(3600);
+        let view = View::everything();
+        let mut write_and_listen = |rest, until| {
+            ears.rest = rest;
+            std::fs::write(dir.path().join("file"), "again").unwrap();
+            ears.listen(Some(&view), until).unwrap()
+        };
+        let heard = write_and_listen(Duration::from_secs(7200), never);
+        assert_ne!(heard, Changes::Nothing);
+        for _ in 0..3 {
+            let soon = Instant::now() + Duration::from_millis(1);
+            assert_eq!(write_and_listen(Duration::ZERO, soon), Changes::Nothing);
+        }
+        ears.resting = Instant::now();
+        assert_eq!(ears.listen(Some(&view), never), Ok(heard), "what was written meanwhile is not lost");
     }
 }

@@ -55,14 +55,19 @@ impl Hints {
             Changes::Everything => vec![None],
         };
         for place in places {
-            let looked = self.looked.get(&place).map(|look| look.at + look.pause);
-            let due = looked.unwrap_or(now).max(now + Self::GATHER);
+            let due = self.earliest(now, &place);
             self.waiting.entry(place).or_insert(due);
         }
         if self.waiting.len() > Self::PLACES {
+            // Also where it is always other places that change.
             let soonest = self.waiting.values().min().copied().unwrap_or(now);
-            self.waiting = BTreeMap::from([(None, soonest)]);
+            self.waiting = BTreeMap::from([(None, soonest.max(self.earliest(now, &None)))]);
         }
+    }
+
+    fn earliest(&self, now: Instant, place: &Option<ImagePath>) -> Instant {
+        let looked = self.looked.get(place).map(|look| look.at + look.pause);
+        looked.unwrap_or(now).max(now + Self::GATHER)
     }
 
     /// When to look next; nothing, when nothing was seen.
@@ -94,7 +99,7 @@ impl Hints {
     fn look(&mut self, now: Instant, place: &Option<ImagePath>) {
         self.looked.retain(|_, look| now < look.at + look.pause * 2 + Self::QUIET);
         if self.looked.len() >= Self::PLACES {
-            self.looked.clear();
+            self.looked.retain(|place, _| place.is_none());
         }
         let pause = self.looked.get(place).map_or(Self::GATHER, |look| look.pause * 2).min(self.longest);
         self.looked.insert(place.clone(), Look { at: now, pause });
@@ -166,5 +171,19 @@ mod tests {
         }
         assert_eq!(hints.waiting.len(), 1);
         assert_eq!(hints.take(now + Hints::GATHER), Some(Where::Everywhere));
+    }
+
+    #[test]
+    fn storms_that_never_end_are_looked_at_ever_more_seldom_as_well() {
+        let (mut hints, began) = (Hints::new(MINUTE), Instant::now());
+        let (mut looks, mut number) = (0, 0);
+        for second in 0..600 {
+            let now = began + Duration::from_secs(second);
+            let paths: Vec<_> = (0..=Hints::PLACES).map(|at| format!("/{}", number + at)).collect();
+            number += paths.len();
+            hints.add(now, seen(&paths.iter().map(String::as_str).collect::<Vec<_>>()));
+            looks += usize::from(hints.take(now + Hints::GATHER).is_some());
+        }
+        assert!(looks < 30, "{looks} scans of everything in ten minutes");
     }
 }

@@ -19,9 +19,11 @@ pub(super) struct Eyes<'a> {
     cache: Cache,
     /// How far a scan goes that goes by the cache.
     reach: ScanReach,
-    /// When the cache was saved last, and whether it holds more since.
+    /// When anything was saved last, and whether the cache holds more since.
     saved: Instant,
     unsaved: bool,
+    /// Whether the slow pass went on since it was saved last. That is no reason to write the whole cache again.
+    went_on: bool,
     scrubbing: Option<Scrubbing>,
 }
 
@@ -49,7 +51,7 @@ impl<'a> Eyes<'a> {
             corruptions: 0,
             clock: Clock::system(),
         });
-        Self { shared, cache, reach, saved: Instant::now(), unsaved: false, scrubbing }
+        Self { shared, cache, reach, saved: Instant::now(), unsaved: false, went_on: false, scrubbing }
     }
 
     /// When the slow pass over everything goes on.
@@ -74,7 +76,7 @@ impl<'a> Eyes<'a> {
         scrubbing.due = Instant::now() + step.wait;
         scrubbing.corruptions += step.corrupt.len() as u64;
         shared.lock().set_scrub(scrubbing.status());
-        self.unsaved |= step.read > 0;
+        self.went_on |= step.read > 0;
         for fact in &step.unreadable {
             tracing::error!(path = %fact.path, why = fact.detail, "the disk lost a file");
         }
@@ -92,6 +94,7 @@ impl<'a> Eyes<'a> {
             directories.extend(path.parent());
             self.shared.tell(|state| state.found_corrupt(Corruption { path, was, is, found }));
         }
+        self.unsaved = true;
         self.look_again(assignment, &directories);
         self.save();
     }
@@ -135,7 +138,7 @@ impl<'a> Eyes<'a> {
     }
 
     fn save_if_due(&mut self) {
-        if self.unsaved && self.saved.elapsed() >= Self::SAVE {
+        if (self.unsaved || self.went_on) && self.saved.elapsed() >= Self::SAVE {
             self.save();
         }
     }
@@ -146,7 +149,10 @@ impl<'a> Eyes<'a> {
                 let (opened, hashed, seconds) =
                     (scan.files_opened, scan.bytes_hashed, scan.elapsed.as_secs_f64());
                 tracing::debug!(?reach, opened, hashed, seconds, facts = scan.facts.len(), "scan");
-                self.shared.reins.end_boost();
+                if reach != ScanReach::Hinted {
+                    // One that looks at a directory or two is not the scan somebody is waiting for.
+                    self.shared.reins.end_boost();
+                }
                 self.reach = ScanReach::Incremental;
             }
             Err(error) => tracing::error!(error, "scan failed"),
@@ -158,18 +164,16 @@ impl<'a> Eyes<'a> {
     }
 
     fn save(&mut self) {
-        if !self.unsaved {
-            return;
-        }
-        (self.saved, self.unsaved) = (Instant::now(), false);
-        if let Err(error) = self.shared.memory.remember_scan(&self.cache) {
+        let (unsaved, went_on) = (std::mem::take(&mut self.unsaved), std::mem::take(&mut self.went_on));
+        self.saved = Instant::now();
+        let memory = &self.shared.memory;
+        if unsaved && let Err(error) = memory.remember_scan(&self.cache) {
             tracing::warn!(error = %Chain(&error), "what scans found can't be kept: the next agent reads it all again");
             return;
         }
         // After the cache: what was found would be in neither.
-        if let Some(Err(error)) =
-            self.scrubbing.as_ref().map(|own| self.shared.memory.remember_scrub(&own.scrub))
-        {
+        let scrubbing = self.scrubbing.as_ref().filter(|_| went_on);
+        if let Some(Err(error)) = scrubbing.map(|own| memory.remember_scrub(&own.scrub)) {
             tracing::warn!(%error, "how far the scrub is can't be kept: the next agent begins anew");
         }
     }

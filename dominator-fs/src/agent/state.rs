@@ -284,7 +284,9 @@ impl State {
         if !same {
             self.previous = self.current.replace(Arc::new(scan)).or(self.previous.take());
         }
-        !same || self.scan_error.take().is_some()
+        // Taken whatever else is new: the tree after a failure always is.
+        let recovered = self.scan_error.take().is_some();
+        recovered || !same
     }
 
     pub(super) fn stop(&mut self) {
@@ -358,4 +360,29 @@ pub(super) fn encoded(scans: &[Arc<Scan>], id: &ObjectId) -> Option<Bytes> {
         snapshot.directories.directory(&DirectoryId(*id)).map(|directory| directory.encoded().clone())
     };
     scans.iter().find_map(|scan| of(&scan.snapshot))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::root::Root;
+    use crate::scan::Scanner;
+    use crate::traits::traits_of;
+
+    #[test]
+    fn why_a_scan_failed_is_told_until_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        let mut state = State::new(Some(View::everything()), None, traits_of(&root));
+        let Next::Scan(assignment) = state.next_scan(Due::Everything) else { panic!("no scan") };
+        let scan = || Scanner::new(root.clone(), Arc::clone(assignment.view())).scan(assignment.cancel());
+        let mut facts_after = |outcome| {
+            assert!(state.take_scan(&assignment, ScanReach::Full, outcome), "it is news");
+            state.advance();
+            state.details().facts.len()
+        };
+        assert_eq!(facts_after(Ok(scan().unwrap())), 0);
+        assert_eq!(facts_after(Err("no memory".into())), 1);
+        assert_eq!(facts_after(Ok(scan().unwrap())), 0);
+    }
 }
