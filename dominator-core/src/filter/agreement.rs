@@ -129,6 +129,7 @@ fn lines_of_every_common_shape_are_looked_up() {
         "/tmp(|/.*)$",
         "/tmp(/.*)?$",
         "/tmp/.+",
+        "/tmp/..*$",
         "/etc/[m]td",
         "/etc/resolv[.]conf$",
         "/etc/resolv\\.conf$",
