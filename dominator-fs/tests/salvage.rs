@@ -1,20 +1,24 @@
 //! A root that is no longer needed becomes the object cache of its successor.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
+use dominator_core::inode::{Mode, Timestamp};
 use dominator_core::object::ObjectId;
 use dominator_core::plan::Comparison;
 use dominator_core::view::View;
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Scanner};
-use dominator_fs::seam::{Kernel, Seam};
+use dominator_fs::seam::{At, Kernel, Node, Remove, Rename, Seam};
 use dominator_fs::traits::traits_of;
-use dominator_fs::update::{Salvage, SalvageError, Salvaged, Survey, Updater};
+use dominator_fs::update::{Likeness, Salvage, SalvageError, Salvaged, Survey, Updater};
+use dominator_fs_testkit::{left_out, mount_tmpfs, needs_root, with_mounts};
 
 fn kernel() -> Arc<dyn Seam> {
     Arc::new(Kernel)
@@ -31,7 +35,8 @@ fn old_root(root: &Path) {
     fs::write(root.join("etc/config"), "port = 80").unwrap();
     fs::write(root.join("etc/nothing"), "").unwrap();
     symlink("/etc/passwd", root.join("etc/link")).unwrap();
-    assert!(Command::new("mkfifo").arg(root.join("etc/pipe")).status().unwrap().success());
+    let at = File::open(root.join("etc")).unwrap();
+    rustix::fs::mknodat(&at, "pipe", rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     drop(std::os::unix::net::UnixListener::bind(root.join("etc/socket")).unwrap());
     // Kept by file-systems that can.
     let flags = rustix::fs::XattrFlags::empty();
@@ -45,15 +50,19 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
+fn look(root: &Path) -> Result<Salvage, SalvageError> {
+    Salvage::look(root, Likeness::Root, &Cancel::default())
+}
+
 fn salvage(root: &Path) -> Salvaged {
-    Salvage::look(root, &Cancel::default()).unwrap().run(&kernel()).unwrap()
+    look(root).unwrap().run(&kernel()).unwrap()
 }
 
 #[test]
 fn every_content_is_in_the_cache_once_and_all_else_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     old_root(dir.path());
-    let look = Salvage::look(dir.path(), &Cancel::default()).unwrap();
+    let look = look(dir.path()).unwrap();
     assert_eq!(look.survey(), Survey { names: 13, objects: 2, bytes: 16, unreadable: 0 });
     assert_eq!(names(dir.path()), ["empty", "etc", "usr"], "looking changed something");
     let done = look.run(&kernel()).unwrap();
@@ -117,7 +126,7 @@ fn a_damaged_object_in_the_cache_is_no_reason_to_drop_a_good_file() {
 fn what_changed_since_it_was_read_stays_with_its_directory() {
     let dir = tempfile::tempdir().unwrap();
     old_root(dir.path());
-    let look = Salvage::look(dir.path(), &Cancel::default()).unwrap();
+    let look = look(dir.path()).unwrap();
     fs::write(dir.path().join("etc/config"), "changed meanwhile").unwrap();
     fs::write(dir.path().join("etc/new"), "came meanwhile").unwrap();
     let done = look.run(&kernel()).unwrap();
@@ -133,16 +142,261 @@ fn what_changed_since_it_was_read_stays_with_its_directory() {
 
 #[test]
 fn a_root_that_somebody_lives_in_is_refused_and_so_is_ones_own() {
-    let own = Salvage::look(Path::new("/"), &Cancel::default());
+    let own = look(Path::new("/"));
     assert!(matches!(own, Err(SalvageError::Running)), "{own:?}");
     let dir = tempfile::tempdir().unwrap();
     old_root(dir.path());
-    let mut tenant = Command::new("sleep").arg("600").current_dir(dir.path().join("usr")).spawn().unwrap();
-    let lived_in = Salvage::look(dir.path(), &Cancel::default());
-    tenant.kill().unwrap();
-    tenant.wait().unwrap();
-    assert!(
-        matches!(&lived_in, Err(SalvageError::InUse { process }) if *process == tenant.id().to_string()),
-        "{lived_in:?}"
-    );
+    // Nothing is spawned in here: for a moment a child would hold the locks that other tests have let go.
+    let before = std::env::current_dir().unwrap();
+    std::env::set_current_dir(dir.path().join("usr")).unwrap();
+    let lived_in = look(dir.path());
+    std::env::set_current_dir(before).unwrap();
+    let this = std::process::id().to_string();
+    assert!(matches!(&lived_in, Err(SalvageError::InUse { process }) if *process == this), "{lived_in:?}");
+}
+
+#[test]
+fn what_was_written_to_and_had_its_time_put_back_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    old_root(dir.path());
+    // Its content is in the cache already: the file is only removed, not moved.
+    drop(Updater::new(Root::open(dir.path()).unwrap(), kernel()).unwrap());
+    let object = dir.path().join(".subd/objects").join(ObjectId::of(b"port = 80").to_string());
+    fs::write(&object, "port = 80").unwrap();
+    let seen = look(dir.path()).unwrap();
+    for (name, other) in [("etc/config", "port = 81"), ("etc/deep/er/copy", "pr0gram")] {
+        let path = dir.path().join(name);
+        let time: SystemTime = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::write(&path, other).unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    }
+    let done = seen.run(&kernel()).unwrap();
+    assert_eq!(done.moved, 0, "what was not read became an object");
+    let left: Vec<_> = done.left.iter().map(|left| left.path.to_string()).collect();
+    assert_eq!(left, ["/etc/config", "/etc/deep/er/copy", "/usr/bin/other", "/usr/bin/tool"]);
+    assert_eq!(fs::read(dir.path().join("etc/config")).unwrap(), b"port = 81");
+    assert_eq!(fs::read(dir.path().join("etc/deep/er/copy")).unwrap(), b"pr0gram");
+}
+
+#[test]
+fn a_file_that_could_not_be_moved_stays_and_so_do_its_copies() {
+    let dir = tempfile::tempdir().unwrap();
+    old_root(dir.path());
+    let seam = Arc::new(Watched { refused: Some("copy"), ..Watched::default() });
+    let done = look(dir.path()).unwrap().run(&(seam as Arc<dyn Seam>)).unwrap();
+    let left: Vec<_> = done.left.iter().map(|left| left.path.to_string()).collect();
+    assert_eq!(left, ["/etc/deep/er/copy", "/usr/bin/other", "/usr/bin/tool"]);
+    assert_eq!(fs::read(dir.path().join("usr/bin/tool")).unwrap(), b"program");
+    assert_eq!(salvage(dir.path()).left, []);
+}
+
+#[test]
+fn nothing_is_removed_before_every_content_is_in_the_cache_and_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    old_root(dir.path());
+    // More than are moved together.
+    (0..700).for_each(|number| {
+        fs::write(dir.path().join(format!("etc/file-{number}")), number.to_string()).unwrap()
+    });
+    let seam = Arc::new(Watched::default());
+    let done = look(dir.path()).unwrap().run(&(Arc::clone(&seam) as Arc<dyn Seam>)).unwrap();
+    assert_eq!((done.moved, done.left), (702, vec![]));
+    let calls = seam.calls.lock().unwrap();
+    let at = |call: Call| calls.iter().position(|one| *one == call).unwrap();
+    let last = calls.iter().rposition(|one| *one == Call::Rename).unwrap();
+    assert!(last < at(Call::Remove), "a name went before the last content was moved");
+    assert!(calls[last..at(Call::Remove)].contains(&Call::Syncfs), "names went before all was durable");
+}
+
+#[test]
+fn cut_off_anywhere_it_lost_nothing_and_can_be_begun_again() {
+    let contents = [&b"program"[..], b"port = 80"];
+    for budget in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        old_root(dir.path());
+        let seam = Arc::new(Watched { budget: Some(budget), ..Watched::default() });
+        let cut = look(dir.path()).unwrap().run(&(Arc::clone(&seam) as Arc<dyn Seam>));
+        let mut found = Vec::new();
+        contents_below(dir.path(), &mut found);
+        for content in contents {
+            assert!(found.iter().any(|one| one == content), "{} calls, then {content:?} is lost", budget);
+        }
+        let over = cut.is_ok_and(|done| done.left.is_empty());
+        assert_eq!(salvage(dir.path()).left, [], "{budget} calls");
+        assert_eq!(names(dir.path()), [".subd"], "{budget} calls");
+        if over {
+            return assert!(budget > 20, "{budget}");
+        }
+    }
+}
+
+#[test]
+fn what_is_immutable_is_named_and_stays() {
+    let test = "what_is_immutable_is_named_and_stays";
+    if !needs_root(test) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    old_root(dir.path());
+    fs::write(dir.path().join("empty/inside"), "in a directory that keeps it").unwrap();
+    let fixed = ["etc/config", "empty"].map(|name| File::open(dir.path().join(name)).unwrap());
+    let set = |flags| fixed.iter().try_for_each(|file| rustix::fs::ioctl_setflags(file, flags));
+    let Ok(before) = rustix::fs::ioctl_getflags(&fixed[0]) else {
+        return left_out(test, "files have no flags here");
+    };
+    if let Err(error) = set(before | rustix::fs::IFlags::IMMUTABLE) {
+        return left_out(test, &format!("no file can be made immutable here: {error}"));
+    }
+    let done = look(dir.path()).and_then(|seen| seen.run(&kernel()));
+    set(before - rustix::fs::IFlags::IMMUTABLE).unwrap();
+    let done = done.unwrap();
+    let left: Vec<_> = done.left.iter().map(|left| left.path.to_string()).collect();
+    assert_eq!(left, ["/empty", "/empty/inside", "/etc/config"]);
+    assert!(done.left.iter().all(|left| left.reason.contains("immutable")), "{:?}", done.left);
+    assert_eq!(done.moved, 1, "the rest went on");
+    assert_eq!(salvage(dir.path()).left, []);
+}
+
+#[test]
+fn a_root_in_which_something_is_mounted_is_refused() {
+    with_mounts("a_root_in_which_something_is_mounted_is_refused", || {
+        let dir = tempfile::tempdir().unwrap();
+        old_root(dir.path());
+        mount_tmpfs(&dir.path().join("etc/deep"), "size=1m");
+        fs::write(dir.path().join("etc/deep/precious"), "data").unwrap();
+        let refused = look(dir.path());
+        assert!(
+            matches!(&refused, Err(SalvageError::MountPoint { path }) if path.to_string() == "/etc/deep"),
+            "{refused:?}"
+        );
+        dominator_fs_testkit::unmount(&dir.path().join("etc/deep"));
+        assert_eq!(salvage(dir.path()).left, []);
+    });
+}
+
+#[test]
+fn what_is_mounted_after_the_look_is_not_entered() {
+    with_mounts("what_is_mounted_after_the_look_is_not_entered", || {
+        let dir = tempfile::tempdir().unwrap();
+        old_root(dir.path());
+        let seen = look(dir.path()).unwrap();
+        mount_tmpfs(&dir.path().join("empty"), "size=1m");
+        fs::create_dir(dir.path().join("empty/precious")).unwrap();
+        let done = seen.run(&kernel()).unwrap();
+        let left: Vec<_> = done.left.iter().map(|left| left.path.to_string()).collect();
+        assert_eq!(left, ["/empty"]);
+        assert!(dir.path().join("empty/precious").exists());
+    });
+}
+
+#[test]
+fn what_does_not_look_like_a_root_is_refused_unless_that_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["etc", "bin", "lib"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let refused = look(dir.path());
+    assert!(matches!(refused, Err(SalvageError::NoRoot)), "{refused:?}");
+    Salvage::look(dir.path(), Likeness::Anything, &Cancel::default()).unwrap();
+    fs::create_dir(dir.path().join("usr")).unwrap();
+    look(dir.path()).unwrap();
+}
+
+/// All that is in files below a directory.
+fn contents_below(dir: &Path, found: &mut Vec<Vec<u8>>) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => contents_below(&entry.path(), found),
+            kind if kind.is_file() => found.push(fs::read(entry.path()).unwrap()),
+            _ => {}
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Rename,
+    Remove,
+    Syncfs,
+    Other,
+}
+
+/// The kernel, and what it was asked for, in order.
+#[derive(Default)]
+struct Watched {
+    calls: Mutex<Vec<Call>>,
+    /// How many calls are answered; all others fail.
+    budget: Option<usize>,
+    /// The owner of what has this name can't be changed.
+    refused: Option<&'static str>,
+}
+
+impl Watched {
+    fn call<T>(&self, call: Call, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let mut calls = self.calls.lock().unwrap();
+        if self.budget.is_some_and(|budget| calls.len() >= budget) {
+            return Err(rustix::io::Errno::IO.into());
+        }
+        calls.push(call);
+        act()
+    }
+}
+
+impl Seam for Watched {
+    fn mkdir(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.mkdir(at, mode))
+    }
+    fn create(&self, at: At<'_>, mode: Mode) -> io::Result<File> {
+        self.call(Call::Other, || Kernel.create(at, mode))
+    }
+    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.write(file, bytes))
+    }
+    fn reflink(&self, from: &File, to: &File) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.reflink(from, to))
+    }
+    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.truncate(file, len))
+    }
+    fn symlink(&self, target: &[u8], at: At<'_>) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.symlink(target, at))
+    }
+    fn mknod(&self, at: At<'_>, node: Node, mode: Mode) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.mknod(at, node, mode))
+    }
+    fn link(&self, from: At<'_>, to: At<'_>) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.link(from, to))
+    }
+    fn rename(&self, from: At<'_>, to: At<'_>, rename: Rename) -> io::Result<()> {
+        self.call(Call::Rename, || Kernel.rename(from, to, rename))
+    }
+    fn remove(&self, at: At<'_>, remove: Remove) -> io::Result<()> {
+        // Names of digits alone are the work directory's own.
+        let own = at.name.iter().all(u8::is_ascii_digit);
+        self.call(if own { Call::Other } else { Call::Remove }, || Kernel.remove(at, remove))
+    }
+    fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.chmod(at, mode))
+    }
+    fn chown(&self, at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
+        if self.refused.is_some_and(|name| name.as_bytes() == at.name) {
+            return Err(rustix::io::Errno::PERM.into());
+        }
+        self.call(Call::Other, || Kernel.chown(at, uid, gid))
+    }
+    fn set_mtime(&self, at: At<'_>, mtime: Timestamp) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.set_mtime(at, mtime))
+    }
+    fn set_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.set_xattr(at, name, value))
+    }
+    fn remove_xattr(&self, at: At<'_>, name: &[u8]) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.remove_xattr(at, name))
+    }
+    fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.call(Call::Other, || Kernel.fsync(fd))
+    }
+    fn syncfs(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.call(Call::Syncfs, || Kernel.syncfs(fd))
+    }
 }

@@ -66,6 +66,12 @@ impl Identity {
         Self { freshness: other.freshness, ..*self } == *other
     }
 
+    /// Whether it is the same file, as long and last written to as it was, whatever became of its owner, mode and names.
+    pub(crate) fn is_as_written(&self, other: &Self) -> bool {
+        let written = |one: &Self| (one.key(), one.file_type(), one.size, one.mtime, one.mtime_nanos);
+        written(self) == written(other)
+    }
+
     pub(crate) fn key(&self) -> FileKey {
         (self.dev, self.ino)
     }

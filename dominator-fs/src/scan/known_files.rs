@@ -14,15 +14,15 @@ use super::known::{Child, Known};
 
 /// A regular file that is not empty, as it was when it was looked at.
 #[derive(Clone, Debug)]
-pub(super) struct KnownFile {
-    pub(super) path: ImagePath,
-    pub(super) identity: Identity,
-    pub(super) object: ObjectId,
+pub(crate) struct KnownFile {
+    pub(crate) path: ImagePath,
+    pub(crate) identity: Identity,
+    pub(crate) object: ObjectId,
 }
 
 impl Cache {
     /// The files that come after `after`, in order.
-    pub(super) fn files(&self, after: Option<&ImagePath>) -> impl Iterator<Item = KnownFile> {
+    pub(crate) fn files(&self, after: Option<&ImagePath>) -> impl Iterator<Item = KnownFile> {
         self.top.iter().flat_map(move |top| Files::new(top, after))
     }
 

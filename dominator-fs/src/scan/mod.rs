@@ -54,6 +54,7 @@ mod walk;
 
 pub use cache::{Cache, CacheError};
 pub use freshness::Clock;
+pub(crate) use identity::{FileKey, Identity};
 pub use scrub::{Corruption, Scrub, Step};
 
 use std::collections::BTreeSet;

@@ -40,7 +40,7 @@ pub use activated::{ActivatedError, Ledger};
 #[cfg(feature = "tokio")]
 pub(crate) use objects::open_file;
 pub use objects::{FreeSpace, Intake, ObjectCache};
-pub use salvage::{Salvage, SalvageError, Salvaged, Survey};
+pub use salvage::{Likeness, Salvage, SalvageError, Salvaged, Survey};
 pub use stage::Staged;
 pub use swap::{Committed, Swapped};
 pub use work::WorkError;

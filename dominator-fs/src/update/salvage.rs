@@ -6,13 +6,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dominator_core::inode::{Inode, Kind, Timestamp};
+use dominator_core::inode::Kind;
 use dominator_core::object::ObjectId;
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::port::PathFailure;
 use dominator_core::tree::Snapshot;
 use dominator_core::view::{View, XattrPolicy};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, StatxAttributes};
 use thiserror::Error;
 
 use super::objects::{ObjectCache, hash};
@@ -20,7 +20,7 @@ use super::work::{WorkDirectory, WorkError, is_directory, names_in, open_directo
 use crate::mounts::{Mounts, MountsError};
 use crate::publish::{self, Move, Replace};
 use crate::root::{Root, RootError, Statx, inode_at, inode_of, xattrs_at};
-use crate::scan::{Cancel, ScanError, Scanner};
+use crate::scan::{Cache, Cancel, FileKey, Identity, ScanError, Scanner};
 use crate::seam::{At, Remove, Seam};
 
 /// An old root on its way to be the object cache of the one that takes its place: what a machine was holds most of what it
@@ -34,7 +34,20 @@ use crate::seam::{At, Remove, Seam};
 pub struct Salvage {
     root: Root,
     tree: Snapshot,
+    /// Where each content lies, and its length.
     files: BTreeMap<ObjectId, (u64, ImagePath)>,
+    /// Every file that was read, as it was then, and its content.
+    read: BTreeMap<FileKey, (Identity, ObjectId)>,
+}
+
+/// What a directory has to look like to be salvaged: all but contents is lost, and names are soon mistyped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Likeness {
+    /// Like a root: with `/etc` and `/usr`, or with the work directory of an agent, as one has that was begun.
+    #[default]
+    Root,
+    /// Like anything.
+    Anything,
 }
 
 /// What a root holds.
@@ -77,6 +90,9 @@ pub enum SalvageError {
         /// Which.
         process: String,
     },
+    /// It is not what was meant, by the looks of it.
+    #[error("it has neither /etc and /usr, as a root has, nor the /.subd of an agent")]
+    NoRoot,
     /// Something is mounted in it.
     #[error("something is mounted on {path}; unmount it first")]
     MountPoint {
@@ -104,22 +120,28 @@ impl Salvage {
     /// Looks at the root at `path`, and reads all of it. Nothing is changed.
     ///
     /// # Errors
-    /// [`SalvageError`]; [`SalvageError::Running`], [`SalvageError::InUse`] and [`SalvageError::MountPoint`] when it must
-    /// not be touched.
-    pub fn look(path: &Path, cancel: &Cancel) -> Result<Self, SalvageError> {
+    /// [`SalvageError`]; [`SalvageError::Running`], [`SalvageError::InUse`], [`SalvageError::NoRoot`] and
+    /// [`SalvageError::MountPoint`] when it must not be touched.
+    pub fn look(path: &Path, likeness: Likeness, cancel: &Cancel) -> Result<Self, SalvageError> {
         let root = Root::open(path)?;
         refuse_living(&root, &fs::canonicalize(path)?)?;
         if let Some(path) = Mounts::of(&root)?.points().first() {
             return Err(SalvageError::MountPoint { path: path.clone() });
         }
-        let tree = Scanner::new(root.clone(), Arc::new(View::everything())).scan(cancel)?.snapshot;
+        if likeness == Likeness::Root && !looks_like_a_root(&root)? {
+            return Err(SalvageError::NoRoot);
+        }
+        let mut seen = Cache::new();
+        let tree =
+            Scanner::new(root.clone(), Arc::new(View::everything())).rescan(&mut seen, cancel)?.snapshot;
+        let read = seen.files(None).map(|file| (file.identity.key(), (file.identity, file.object))).collect();
         let mut files = BTreeMap::new();
         tree.walk(|path, inode| {
             if let Some((object, size)) = inode.object().filter(|(_, size)| *size > 0) {
                 files.entry(object).or_insert_with(|| (size, path.clone()));
             }
         });
-        Ok(Self { root, tree, files })
+        Ok(Self { root, tree, files, read })
     }
 
     /// What is in it.
@@ -140,13 +162,20 @@ impl Salvage {
     pub fn run(self, seam: &Arc<dyn Seam>) -> Result<Salvaged, SalvageError> {
         let work = WorkDirectory::open(&self.root, &**seam)?;
         let cache = ObjectCache::open(Arc::clone(&work.objects), Arc::clone(seam))?;
-        let mut rescue =
-            Rescue { salvage: &self, seam: &**seam, cached: BTreeSet::new(), done: Salvaged::default() };
+        let mut rescue = Rescue {
+            salvage: &self,
+            seam: &**seam,
+            cached: BTreeSet::new(),
+            touched: BTreeSet::new(),
+            done: Salvaged::default(),
+            left: BTreeMap::new(),
+        };
         rescue.fill(&cache, work.objects.as_fd())?;
         // DURABILITY: from here on names go. What was in the cache before this run counts, too.
         let _durable = publish::settle_all(&**seam, work.objects.as_fd())?;
         rescue.clear(self.root.as_fd(), &ImagePath::root())?;
-        Ok(rescue.done)
+        let left = rescue.left.into_iter().map(|(path, reason)| PathFailure { path, reason }).collect();
+        Ok(Salvaged { left, ..rescue.done })
     }
 }
 
@@ -155,7 +184,10 @@ struct Rescue<'a> {
     seam: &'a dyn Seam,
     /// Objects that are in the cache, verified in this run.
     cached: BTreeSet<ObjectId>,
+    /// Files whose time of change we moved ourselves.
+    touched: BTreeSet<FileKey>,
     done: Salvaged,
+    left: BTreeMap<ImagePath, String>,
 }
 
 /// A file that is ready to be moved.
@@ -186,9 +218,16 @@ impl Rescue<'_> {
     }
 
     /// Takes everything from a file that a fetched object would not have.
-    fn strip(&self, id: ObjectId, path: &ImagePath) -> io::Result<Ready> {
+    fn strip(&mut self, id: ObjectId, path: &ImagePath) -> io::Result<Ready> {
         let (directory, name) = self.salvage.root.parent(path)?;
-        self.unchanged(path, &inode_at(&directory, name.as_bytes())?)?;
+        let stat = inode_at(&directory, name.as_bytes())?;
+        if self.unchanged(path, &stat)? != id {
+            return Err(changed());
+        }
+        movable(&stat)?;
+        movable(&inode_of(&directory)?)
+            .map_err(|error| io::Error::new(error.kind(), format!("of its directory: {error}")))?;
+        self.touched.insert(Identity::of(&stat).key());
         let at = At::new(directory.as_fd(), name.as_bytes());
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         self.seam.chown(at, uid, gid)?;
@@ -242,6 +281,7 @@ impl Rescue<'_> {
         if self.salvage.root.is_elsewhere(&stat) {
             return Err(rustix::io::Errno::XDEV.into());
         }
+        movable(&stat)?;
         if is_directory(stat.stx_mode) {
             if self.clear(open_directory(at)?.as_fd(), path)? {
                 return Ok(true);
@@ -254,31 +294,64 @@ impl Rescue<'_> {
                     return Err(io::Error::other("its contents are not in the cache"));
                 }
             }
+            if stat.stx_nlink > 1 {
+                self.touched.insert(Identity::of(&stat).key());
+            }
             self.seam.remove(at, Remove::File)?;
         }
         self.done.removed += 1;
         Ok(false)
     }
 
-    /// The object of a file that is as it was when it was read.
+    /// The object of a file that is as it was when it was read: the same, and written to by nobody. Who writes can put
+    /// the time of modification back, but not that of change.
     fn unchanged(&self, path: &ImagePath, now: &Statx) -> io::Result<ObjectId> {
-        let time = Timestamp::new(now.stx_mtime.tv_sec, now.stx_mtime.tv_nsec);
-        let seen: Option<Inode> = self.salvage.tree.inode(path);
-        match seen.map(|inode| inode.kind) {
-            Some(Kind::Regular { mtime, size, object }) if size == now.stx_size && time == Some(mtime) => {
-                Ok(object)
+        let now = Identity::of(now);
+        match self.salvage.read.get(&now.key()) {
+            Some((read, object)) if read.is_same(&now) => Ok(*object),
+            Some((read, object)) if self.touched.contains(&now.key()) && read.is_as_written(&now) => {
+                Ok(*object)
             }
-            Some(Kind::Unknown { .. }) => Err(io::Error::other("it could not be read")),
-            _ => Err(io::Error::other("it changed since it was read; begin again")),
+            _ => match self.salvage.tree.inode(path).map(|inode| inode.kind) {
+                Some(Kind::Unknown { .. }) => Err(io::Error::other("it could not be read")),
+                _ => Err(changed()),
+            },
         }
     }
 
     fn leave(&mut self, path: &ImagePath, reason: String) {
         // What could not be moved is met again when the rest is removed.
-        if !self.done.left.iter().any(|left| left.path == *path) {
-            self.done.left.push(PathFailure { path: path.clone(), reason });
-        }
+        self.left.entry(path.clone()).or_insert(reason);
     }
+}
+
+fn changed() -> io::Error {
+    io::Error::other("it changed since it was read; begin again")
+}
+
+/// Refuses what the kernel would let nobody rename or remove.
+fn movable(stat: &Statx) -> io::Result<()> {
+    let attributes = stat.stx_attributes;
+    let fixed = [
+        (StatxAttributes::IMMUTABLE, "immutable; chattr -i"),
+        (StatxAttributes::APPEND, "append-only; chattr -a"),
+    ];
+    match fixed.iter().find(|(attribute, _)| attributes.contains(*attribute)) {
+        Some((_, what)) => {
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("it is {what} changes that")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether it has what a root has, or was begun before.
+fn looks_like_a_root(root: &Root) -> io::Result<bool> {
+    let has = |name: &[u8]| match inode_at(root, name) {
+        Ok(stat) => Ok(is_directory(stat.stx_mode)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    };
+    Ok(has(b"etc")? && has(b"usr")? || has(b".subd")?)
 }
 
 /// Whether an object is in the cache and whole: copies elsewhere are going to be removed because of it.
