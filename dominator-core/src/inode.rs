@@ -67,6 +67,12 @@ impl Timestamp {
     pub const fn nanos(self) -> u32 {
         self.nanos
     }
+
+    /// How much later than `earlier` this is, in nanoseconds; negative when it is before it.
+    pub fn nanos_since(self, earlier: Self) -> i128 {
+        let nanos = |time: Self| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+        nanos(self) - nanos(earlier)
+    }
 }
 
 /// Extended attributes by name (`security.capability`, `user.note`, …), with their namespaces.

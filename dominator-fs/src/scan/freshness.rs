@@ -90,9 +90,7 @@ impl Moment {
     }
 
     fn is_past(self, time: Timestamp) -> bool {
-        let nanos = |time: Timestamp| i128::from(time.seconds()) * 1_000_000_000 + i128::from(time.nanos());
-        let expiry = i128::try_from(self.expiry.as_nanos()).unwrap_or(i128::MAX);
-        nanos(self.now).saturating_sub(nanos(time)) >= expiry
+        self.now.nanos_since(time) >= i128::try_from(self.expiry.as_nanos()).unwrap_or(i128::MAX)
     }
 }
 

@@ -47,9 +47,7 @@ impl Pass {
 
     /// Goes by a clock that was set back as if the pass had begun when it says.
     pub(super) fn notice(&mut self, now: Timestamp) {
-        if (now.seconds(), now.nanos()) < (self.began.seconds(), self.began.nanos()) {
-            self.began = now;
-        }
+        self.began = self.began.min(now);
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -90,9 +88,7 @@ impl Pass {
 
 /// How long ago that was; no time when it is still to come.
 fn elapsed(began: Timestamp, now: Timestamp) -> Duration {
-    let nanos = |time: Timestamp| i128::from(time.seconds()) * 1_000_000_000 + i128::from(time.nanos());
-    let nanos = nanos(now).saturating_sub(nanos(began));
-    u64::try_from(nanos.max(0)).map_or(Duration::MAX, Duration::from_nanos)
+    u64::try_from(now.nanos_since(began).max(0)).map_or(Duration::MAX, Duration::from_nanos)
 }
 
 fn hex(bytes: &[u8]) -> String {
