@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use dominator_core::inode::{Inode, Kind, Why};
+use dominator_core::inode::{Inode, Why};
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::tree::{DirectoryMap, DirectoryWriter, Entry, LinkSets};
 
 use super::Fact;
 use super::identity::{FileKey, Identity, Links};
-use super::known::{Child, Holding, Known, Summary};
+use super::known::{Child, Holding, Known};
 
 /// The directories of a tree, each under its id.
 pub(super) fn directories(top: &Arc<Known>) -> DirectoryMap {
@@ -189,20 +189,5 @@ fn without(
         written
             .expect("invariant: an unknown inode is the shortest, and all others were in a directory before");
     }
-    let directory = writer.finish();
-    let mut inode = known.inode.clone();
-    inode.kind = Kind::Directory { id: directory.id() };
-    let known = Known {
-        identity: known.identity,
-        inode,
-        directory: Arc::new(directory),
-        identities: identities.into(),
-        below: below.into(),
-        facts: facts.into(),
-        looked: known.looked,
-        extent: known.extent,
-        holding: known.holding,
-        summary: Summary::default(),
-    };
-    known.summarise()
+    known.with_entries(writer.finish(), identities.into(), below.into(), facts.into())
 }

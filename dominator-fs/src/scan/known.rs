@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dominator_core::inode::{Inode, Timestamp};
+use dominator_core::inode::{Inode, Kind, Timestamp};
 use dominator_core::tree::{Directory, Entry};
 use rustix::fs::FileType;
 
@@ -105,6 +105,31 @@ impl Known {
     pub(super) fn is_settled(&self) -> bool {
         let Known { extent, facts, identity, .. } = self;
         *extent == Extent::Whole && facts.is_empty() && identity.freshness == Freshness::Settled
+    }
+
+    /// The same directory with other entries, `identities` and `below` being beside them.
+    pub(super) fn with_entries(
+        &self,
+        directory: Directory,
+        identities: Box<[Identity]>,
+        below: Box<[Arc<Known>]>,
+        facts: Box<[Fact]>,
+    ) -> Self {
+        let mut inode = self.inode.clone();
+        inode.kind = Kind::Directory { id: directory.id() };
+        let known = Self {
+            identity: self.identity,
+            inode,
+            directory: Arc::new(directory),
+            identities,
+            below,
+            facts,
+            looked: self.looked,
+            extent: self.extent,
+            holding: self.holding,
+            summary: Summary::default(),
+        };
+        known.summarise()
     }
 
     /// Adds up what is in it. To be called when everything else is in place.

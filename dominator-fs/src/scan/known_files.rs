@@ -161,21 +161,8 @@ impl Known {
                 (Child::File(_), _) => writer.copy(entry).ok()?,
             }
         }
-        let directory = writer.finish();
-        let mut inode = self.inode.clone();
-        inode.kind = Kind::Directory { id: directory.id() };
-        replaced.then(|| Self {
-            identity: self.identity,
-            inode,
-            directory: Arc::new(directory),
-            identities: self.identities.clone(),
-            below: below.into(),
-            facts: self.facts.clone(),
-            looked: self.looked,
-            extent: self.extent,
-            holding: self.holding,
-            summary: self.summary,
-        })
+        let (identities, facts) = (self.identities.clone(), self.facts.clone());
+        replaced.then(|| self.with_entries(writer.finish(), identities, below.into(), facts))
     }
 }
 

@@ -127,33 +127,19 @@ impl Output<'_> {
         Ok(())
     }
 
-    fn identity(&mut self, identity: &Identity) -> io::Result<()> {
-        let Identity {
-            ino,
-            size,
-            mtime,
-            ctime,
-            mtime_nanos,
-            ctime_nanos,
-            dev,
-            uid,
-            gid,
-            mode,
-            links,
-            freshness,
-        } = identity;
-        self.raw(&dev.to_be_bytes())?;
-        self.raw(&ino.to_be_bytes())?;
-        self.raw(&size.to_be_bytes())?;
-        self.raw(&mtime.to_be_bytes())?;
-        self.raw(&mtime_nanos.to_be_bytes())?;
-        self.raw(&ctime.to_be_bytes())?;
-        self.raw(&ctime_nanos.to_be_bytes())?;
-        self.raw(&mode.to_be_bytes())?;
-        self.raw(&uid.to_be_bytes())?;
-        self.raw(&gid.to_be_bytes())?;
-        let several = u8::from(*links == Links::Several);
-        let settled = u8::from(*freshness == Freshness::Settled);
+    fn identity(&mut self, of: &Identity) -> io::Result<()> {
+        self.raw(&of.dev.to_be_bytes())?;
+        self.raw(&of.ino.to_be_bytes())?;
+        self.raw(&of.size.to_be_bytes())?;
+        self.raw(&of.mtime.to_be_bytes())?;
+        self.raw(&of.mtime_nanos.to_be_bytes())?;
+        self.raw(&of.ctime.to_be_bytes())?;
+        self.raw(&of.ctime_nanos.to_be_bytes())?;
+        self.raw(&of.mode.to_be_bytes())?;
+        self.raw(&of.uid.to_be_bytes())?;
+        self.raw(&of.gid.to_be_bytes())?;
+        let several = u8::from(of.links == Links::Several);
+        let settled = u8::from(of.freshness == Freshness::Settled);
         self.raw(&[several | settled << 1])
     }
 
@@ -222,10 +208,9 @@ impl Input {
         Ok(bytes)
     }
 
-    fn time(&mut self) -> Result<(i64, u32), CacheError> {
+    fn time(&mut self) -> Result<Timestamp, CacheError> {
         let (seconds, nanos) = (i64::from_be_bytes(self.array()?), u32::from_be_bytes(self.array()?));
-        let time = Timestamp::new(seconds, nanos).ok_or(CacheError::Damaged("a time that is none"))?;
-        Ok((time.seconds(), time.nanos()))
+        Timestamp::new(seconds, nanos).ok_or(CacheError::Damaged("a time that is none"))
     }
 
     fn directory(&mut self) -> Result<Directory, CacheError> {
@@ -260,7 +245,7 @@ impl Input {
     /// A directory, `inode` being its own.
     fn known(&mut self, inode: Inode) -> Result<Unfinished, CacheError> {
         let identity = self.identity()?;
-        let (seconds, nanos) = self.time()?;
+        let looked = self.time()?;
         let flags = self.small(4)?;
         let extent = if flags & 1 == 0 { Extent::Whole } else { Extent::Partial };
         let holding = if flags & 2 == 0 { Holding::Nothing } else { Holding::Something };
@@ -283,7 +268,7 @@ impl Input {
             identities,
             below: Box::default(),
             facts,
-            looked: Timestamp::new(seconds, nanos).unwrap_or_default(),
+            looked,
             extent,
             holding,
             summary: Summary::default(),
@@ -294,7 +279,7 @@ impl Input {
     fn identity(&mut self) -> Result<Identity, CacheError> {
         let dev = u32::from_be_bytes(self.array()?);
         let (ino, size) = (u64::from_be_bytes(self.array()?), u64::from_be_bytes(self.array()?));
-        let ((mtime, mtime_nanos), (ctime, ctime_nanos)) = (self.time()?, self.time()?);
+        let (mtime, ctime) = (self.time()?, self.time()?);
         let mode = u16::from_be_bytes(self.array()?);
         let (uid, gid) = (u32::from_be_bytes(self.array()?), u32::from_be_bytes(self.array()?));
         let flags = self.small(4)?;
@@ -303,10 +288,10 @@ impl Input {
         Ok(Identity {
             ino,
             size,
-            mtime,
-            ctime,
-            mtime_nanos,
-            ctime_nanos,
+            mtime: mtime.seconds(),
+            ctime: ctime.seconds(),
+            mtime_nanos: mtime.nanos(),
+            ctime_nanos: ctime.nanos(),
             dev,
             uid,
             gid,
