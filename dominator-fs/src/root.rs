@@ -4,6 +4,7 @@
 mod beneath;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,11 +14,13 @@ use std::sync::Arc;
 use dominator_core::inode::Xattrs;
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::view::XattrPolicy;
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
 use beneath::Detached;
+
+use crate::seam::At;
 
 pub use beneath::Beneath;
 pub use rustix::fs::Statx;
@@ -106,7 +109,7 @@ impl Root {
     /// by this name is hidden below it, and renames can neither reach nor replace it.
     pub fn is_elsewhere(&self, stat: &Statx) -> bool {
         // Overlay file-systems give files, but not directories, the device of the layer they come from.
-        let directory = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_dir();
+        let directory = is_directory(stat.stx_mode);
         let mount = matches!((self.mount, mount_of(stat)), (Some(ours), Some(other)) if ours != other);
         mount
             || stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
@@ -240,6 +243,49 @@ pub fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     path.push(OsStr::from_bytes(name));
     path
+}
+
+/// Opens a file for reading, following nothing and waiting for nothing.
+pub(crate) fn open_file(at: At<'_>) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at.dir, at.name, flags, Mode::empty())?.into())
+}
+
+/// Opens a file for reading, with `extra` flags. Should it have become a pipe, this does not wait for a writer; neither a
+/// symbolic link nor what is mounted over it is opened. Its access time stays as it is, where this process may have that.
+pub(crate) fn open_here(dir: BorrowedFd<'_>, name: &[u8], extra: OFlags) -> rustix::io::Result<OwnedFd> {
+    const RESOLVE: ResolveFlags = ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |flags| rustix::fs::openat2(dir, name, flags | extra, Mode::empty(), RESOLVE);
+    match open(flags | OFlags::NOATIME) {
+        // Only owners and root may leave the access time alone.
+        Err(Errno::PERM) => open(flags),
+        outcome => outcome,
+    }
+}
+
+/// Opens a directory for reading its entries, following nothing.
+pub(crate) fn open_directory(at: At<'_>) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at.dir, at.name, flags, Mode::empty())?)
+}
+
+/// The names in an open directory, in no order.
+pub(crate) fn names_in(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if !matches!(name, b"." | b"..") {
+            names.push(name.to_vec());
+        }
+    }
+    Ok(names)
+}
+
+/// Whether `st_mode` is a directory's.
+pub(crate) fn is_directory(st_mode: u16) -> bool {
+    FileType::from_raw_mode(st_mode.into()).is_dir()
 }
 
 /// All that is ever asked for, with the mount it is on.

@@ -12,8 +12,7 @@ use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
-use crate::root::{Root, inode_of};
-use crate::update::names_in;
+use crate::root::{Root, inode_of, names_in};
 
 /// What this process can do below `root`: owners count when it may set them, a class of extended attributes when the
 /// file-system keeps it and the process may set it. Nothing is excluded: that is for the operator to say.

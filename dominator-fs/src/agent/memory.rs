@@ -14,11 +14,11 @@ use rustix::fs::{FlockOperation, OFlags};
 use thiserror::Error;
 
 use crate::publish::{self, Replace};
-use crate::root::Root;
+use crate::root::{Root, open_file};
 use crate::scan::{Cache, CacheError, Scrub};
 use crate::seam::{At, Kernel};
 use crate::service::{Debt, Due};
-use crate::update::{Ledger, open_file};
+use crate::update::Ledger;
 
 /// What an agent remembers beyond its own life, in a directory of its own. Every file is replaced as a whole.
 #[derive(Debug)]

@@ -1,22 +1,20 @@
 //! How fast the disk behind a root reads, so that a share of it can be had.
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dominator_core::inode::Mode;
-use rustix::fs::OFlags;
 use thiserror::Error;
 
 use super::device::Device;
 use super::direct::DirectBuffer;
 use super::{BytesPerSecond, sample};
 use crate::publish::{self, Replace};
-use crate::root::Root;
-use crate::seam::Kernel;
+use crate::root::{Root, open_file};
+use crate::seam::{At, Kernel};
 
 /// How fast a disk reads, and how that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,10 +165,8 @@ fn keep(dir: BorrowedFd<'_>, name: &[u8], device: &Device, speed: BytesPerSecond
 /// What was kept of this device; whatever else is there is as good as nothing.
 fn recall(dir: BorrowedFd<'_>, name: &[u8], device: &Device) -> Option<BytesPerSecond> {
     const LIMIT: u64 = 4096;
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()).ok()?;
     let mut text = String::new();
-    File::from(file).take(LIMIT).read_to_string(&mut text).ok()?;
+    open_file(At::new(dir, name)).ok()?.take(LIMIT).read_to_string(&mut text).ok()?;
     let (speed, identity) = text.strip_prefix(BEGINNING)?.strip_prefix('\n')?.split_once('\n')?;
     if identity.strip_suffix('\n')? != device.identity {
         return None;
@@ -181,6 +177,7 @@ fn recall(dir: BorrowedFd<'_>, name: &[u8], device: &Device) -> Option<BytesPerS
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::os::fd::AsFd;
 
     fn device(identity: &str) -> Device {

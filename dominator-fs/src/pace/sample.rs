@@ -105,10 +105,8 @@ impl Sample {
 
 /// Past the page cache, where the file-system can do that: it is neither asked nor filled then.
 fn open(dir: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let open = |flags| rustix::fs::openat(dir.as_fd(), name, flags, rustix::fs::Mode::empty());
-    match open(flags | OFlags::DIRECT) {
-        Err(Errno::INVAL) => Ok(open(flags)?),
+    match root::open_here(dir.as_fd(), name, OFlags::DIRECT) {
+        Err(Errno::INVAL) => Ok(root::open_here(dir.as_fd(), name, OFlags::empty())?),
         outcome => Ok(outcome?),
     }
 }

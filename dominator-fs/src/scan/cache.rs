@@ -1,13 +1,11 @@
 //! What earlier scans found.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use dominator_core::inode::Mode;
 use dominator_core::view::ViewId;
-use rustix::fs::OFlags;
 use thiserror::Error;
 
 use super::contents::Partly;
@@ -66,10 +64,7 @@ impl Cache {
     /// # Errors
     /// [`CacheError`]: go on with an empty one.
     pub fn load(dir: BorrowedFd<'_>, name: &[u8], root: &Root) -> Result<Self, CacheError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file =
-            rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()).map_err(io::Error::from)?;
-        let Stored { root: of, view, top } = stored::read(File::from(file))?;
+        let Stored { root: of, view, top } = stored::read(root::open_file(At::new(dir, name))?)?;
         if of != key_of(&root::inode_of(root)?) {
             return Err(CacheError::OtherRoot);
         }

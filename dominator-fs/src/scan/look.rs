@@ -10,7 +10,7 @@ use dominator_core::inode::{Device, Inode, Kind, Mode, Timestamp, Why, Xattrs};
 use dominator_core::object::ObjectId;
 use dominator_core::tree::Builder;
 use dominator_core::view::XattrPolicy;
-use rustix::fs::{FileType, OFlags, ResolveFlags, Statx};
+use rustix::fs::{FileType, OFlags, Statx};
 use rustix::io::Errno;
 
 use super::contents::{Partly, read_on};
@@ -191,7 +191,8 @@ impl<'a> Looker<'a> {
 
     /// Opens what was a regular file a moment ago, and still is.
     fn open(&self, subject: &Subject<'_>) -> Result<(OwnedFd, Statx), Setback> {
-        let file = open(subject.dir, subject.name).map_err(|error| Setback::of(error.into()))?;
+        let file = root::open_here(subject.dir, subject.name, OFlags::empty())
+            .map_err(|error| Setback::of(error.into()))?;
         let stat = root::inode_of(&file).map_err(Setback::of)?;
         let expected = subject.stat.is_none_or(|seen| Identity::of(&seen).key() == Identity::of(&stat).key());
         if expected && type_of(&stat) == FileType::RegularFile {
@@ -312,18 +313,6 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 /// The inode of a directory whose entries are not known yet.
 pub(super) fn directory(stat: &Statx, xattrs: Xattrs) -> Inode {
     inode(stat, xattrs, Kind::Directory { id: Builder::placeholder() })
-}
-
-/// Should it have become a pipe, this does not wait for a writer; what is mounted over it is not opened.
-fn open(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    const RESOLVE: ResolveFlags = ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let open = |flags| rustix::fs::openat2(dir, name, flags, rustix::fs::Mode::empty(), RESOLVE);
-    match open(flags | OFlags::NOATIME) {
-        // Only owners and root may leave the access time alone.
-        Err(Errno::PERM) => open(flags),
-        outcome => outcome,
-    }
 }
 
 fn inode(stat: &Statx, xattrs: Xattrs, kind: Kind) -> Inode {

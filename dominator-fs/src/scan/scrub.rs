@@ -11,7 +11,6 @@ mod pass;
 mod reading;
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -19,7 +18,6 @@ use std::time::Duration;
 use dominator_core::inode::{Mode, Timestamp, Why};
 use dominator_core::object::{ObjectHasher, ObjectId};
 use dominator_core::path::ImagePath;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use self::pass::{Pass, Position};
@@ -31,8 +29,8 @@ use super::{Cancel, Fact};
 use crate::pace::Pacer;
 use crate::pace::direct::DirectBuffer;
 use crate::publish::{self, Durable, Replace};
-use crate::root::Root;
-use crate::seam::Kernel;
+use crate::root::{Root, open_file};
+use crate::seam::{At, Kernel};
 
 /// Reads everything again, pass after pass.
 #[derive(Debug)]
@@ -68,10 +66,9 @@ impl Scrub {
     /// # Errors
     /// What the kernel says; nothing saved is no error.
     pub fn load(time: Duration, dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(Self::new(time)),
-            outcome => File::from(outcome?),
+        let file = match open_file(At::new(dir, name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::new(time)),
+            outcome => outcome?,
         };
         let mut bytes = Vec::new();
         file.take(Pass::LIMIT).read_to_end(&mut bytes)?;

@@ -5,8 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use dominator_core::path::{ImagePath, Name};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
-use super::work::{is_directory, names_in};
-use crate::root::{Root, inode_at};
+use crate::root::{Root, inode_at, is_directory, names_in};
 
 /// Looks through a directory that is to be displaced as a whole, which `path` is or was the path of, for anything the
 /// plan does not delete: what is protected, what is not in view, what came since the scan, where something is mounted.

@@ -37,14 +37,11 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 pub use activated::{ActivatedError, Ledger};
-#[cfg(feature = "tokio")]
-pub(crate) use objects::open_file;
 pub use objects::{FreeSpace, Intake, ObjectCache};
 pub use salvage::{Likeness, Salvage, SalvageError, Salvaged, Survey};
 pub use stage::Staged;
 pub use swap::{Committed, Swapped};
 pub use work::WorkError;
-pub(crate) use work::names_in;
 
 use crate::mounts::MountsError;
 use crate::root::Root;

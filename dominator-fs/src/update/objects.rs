@@ -8,11 +8,9 @@ use std::sync::Arc;
 use dominator_core::inode::Mode;
 use dominator_core::object::{ObjectHasher, ObjectId};
 use dominator_core::port::{Cause, StoreError, Verified};
-use rustix::fs::OFlags;
 
-use super::work::names_in;
 use crate::publish::{self, Move, Replace};
-use crate::root::inode_at;
+use crate::root::{inode_at, names_in, open_file};
 use crate::seam::{At, Remove, Seam};
 use crate::sparse::Sparse;
 
@@ -277,12 +275,6 @@ fn temporary(id: &ObjectId) -> Vec<u8> {
 
 fn failed(id: &ObjectId, error: io::Error) -> StoreError {
     StoreError::Failed { what: format!("object {id} could not be written"), cause: Cause::new(error) }
-}
-
-/// Opens a file for reading, following nothing and waiting for nothing.
-pub(crate) fn open_file(at: At<'_>) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(at.dir, at.name, flags, rustix::fs::Mode::empty())?.into())
 }
 
 /// The id and length of what is in a file, passing its bytes on to `each`.

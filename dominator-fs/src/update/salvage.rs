@@ -16,10 +16,12 @@ use rustix::fs::{FileType, StatxAttributes};
 use thiserror::Error;
 
 use super::objects::{ObjectCache, hash};
-use super::work::{WorkDirectory, WorkError, is_directory, names_in, open_directory};
+use super::work::{WorkDirectory, WorkError};
 use crate::mounts::{Mounts, MountsError};
 use crate::publish::{self, Move, Replace};
-use crate::root::{Root, RootError, Statx, inode_at, inode_of, xattrs_at};
+use crate::root::{
+    Root, RootError, Statx, inode_at, inode_of, is_directory, names_in, open_directory, xattrs_at,
+};
 use crate::scan::{Cache, Cancel, FileKey, Identity, ScanError, Scanner};
 use crate::seam::{At, Remove, Seam};
 

@@ -11,12 +11,11 @@ use dominator_core::view::View;
 use rustix::fs::{FileType, OFlags};
 
 use super::metadata::{Attributes, Rules, dress};
-use super::objects::{hash, open_file};
-use super::work::is_directory;
+use super::objects::hash;
 use super::{Trouble, UpdateError, Updater};
 use crate::mounts::Mounts;
 use crate::publish::{self, MANY};
-use crate::root::{Statx, inode_of};
+use crate::root::{Statx, inode_of, is_directory, open_file};
 use crate::seam::{At, Node};
 use crate::sparse::Sparse;
 

@@ -11,14 +11,12 @@ use rustix::io::Errno;
 
 use super::displace::held_by;
 use super::metadata::{Attributes, Rules, redress};
-use super::objects::open_file;
 use super::stage::{Staged, Step, give_back, give_up, handle, has_names, is_privileged};
 use super::undo::{Undo, undo};
-use super::work::{is_directory, open_directory};
 use super::{Trouble, UpdateError, Updater};
 use crate::mounts::Mounts;
 use crate::publish::{self, Durable, MANY};
-use crate::root::{Statx, inode_at, inode_of};
+use crate::root::{Statx, inode_at, inode_of, is_directory, open_directory, open_file};
 use crate::seam::{At, Remove};
 
 /// An update that is in place, but would not survive a power cut yet.

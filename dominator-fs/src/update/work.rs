@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dominator_core::inode::Mode;
 use dominator_core::path::ImagePath;
 use dominator_core::view::View;
-use rustix::fs::{Dir, FileType, FlockOperation, OFlags};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::publish;
-use crate::root::{Root, inode_of};
+use crate::root::{Root, inode_of, names_in, open_directory};
 use crate::seam::{At, Remove, Seam};
 
 /// The directory at the top of a root where everything is prepared before it is put in place, and where what it
@@ -209,28 +209,4 @@ fn private_directory(root: &Root, seam: &dyn Seam, at: At<'_>) -> Result<OwnedFd
 
 fn no_such_attribute(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NODATA | Errno::NOTSUP))
-}
-
-/// Opens a directory for reading its entries, following nothing.
-pub(crate) fn open_directory(at: At<'_>) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(at.dir, at.name, flags, rustix::fs::Mode::empty())?)
-}
-
-/// The names in an open directory, in no order.
-pub(crate) fn names_in(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") {
-            names.push(name.to_vec());
-        }
-    }
-    Ok(names)
-}
-
-/// Whether `st_mode` is a directory's.
-pub(crate) fn is_directory(st_mode: u16) -> bool {
-    FileType::from_raw_mode(st_mode.into()).is_dir()
 }

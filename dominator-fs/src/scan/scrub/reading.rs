@@ -3,12 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    Advice, AtFlags, Mode, OFlags, ResolveFlags, StatxFlags, fadvise, fcntl_getfl, fcntl_setfl,
-};
+use rustix::fs::{Advice, AtFlags, OFlags, StatxFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use crate::pace::direct::DirectBuffer;
+use crate::root::{inode_of, open_here};
 use crate::scan::identity::Identity;
 
 /// A file that is read from its disk.
@@ -31,29 +30,21 @@ enum Way {
 impl OnDisk {
     /// Opens a name that was a regular file when it was scanned. What is mounted over it is not opened.
     pub(super) fn open(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
-        const RESOLVE: ResolveFlags = ResolveFlags::NO_XDEV.union(ResolveFlags::NO_SYMLINKS);
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let mut extra = OFlags::DIRECT | OFlags::NOATIME;
-        loop {
-            match rustix::fs::openat2(dir, name, flags | extra, Mode::empty(), RESOLVE) {
-                // Only owners and root may leave the access time alone.
-                Err(Errno::PERM) if extra.contains(OFlags::NOATIME) => extra.remove(OFlags::NOATIME),
-                Err(Errno::INVAL) if extra.contains(OFlags::DIRECT) => extra.remove(OFlags::DIRECT),
-                Err(error) => return Err(error.into()),
-                Ok(file) => {
-                    let direct = extra.contains(OFlags::DIRECT);
-                    let mut on_disk = Self { file, way: if direct { Way::Direct } else { Way::Forget } };
-                    if direct && !reads_direct(&on_disk.file) {
-                        on_disk.give_up_direct()?;
-                    }
-                    return Ok(on_disk);
-                }
+        let file = match open_here(dir, name, OFlags::DIRECT) {
+            Err(Errno::INVAL) => {
+                return Ok(Self { file: open_here(dir, name, OFlags::empty())?, way: Way::Forget });
             }
+            outcome => outcome?,
+        };
+        let mut on_disk = Self { file, way: Way::Direct };
+        if !reads_direct(&on_disk.file) {
+            on_disk.give_up_direct()?;
         }
+        Ok(on_disk)
     }
 
     pub(super) fn identity(&self) -> io::Result<Identity> {
-        Ok(Identity::of(&crate::root::inode_of(&self.file)?))
+        Ok(Identity::of(&inode_of(&self.file)?))
     }
 
     /// Fills the buffer from `offset`, a multiple of [`DirectBuffer::ALIGNMENT`], and says how far.
