@@ -6,11 +6,11 @@
 //!
 //! What is not here: authorisation, which is for whoever puts this on a network, and any decision what to do.
 
-mod ears;
 mod effort;
 mod hints;
-mod looking;
+mod listen;
 mod memory;
+mod observer;
 mod order;
 mod scanning;
 mod state;
@@ -38,8 +38,8 @@ use crate::root::{Beneath, Root, RootError};
 use crate::seam::{Kernel, Seam};
 use crate::traits::{granularity_of, traits_of};
 use crate::update::Updater;
-use ears::Bell;
-use effort::Reins;
+use effort::Throttle;
+use listen::Bell;
 use memory::Memory;
 use order::Inherited;
 use scanning::ScanThread;
@@ -112,8 +112,8 @@ struct Shared {
     generation: watch::Sender<u64>,
     /// Wakes the scanning thread.
     bell: Bell,
-    /// What holds the scanning threads back.
-    reins: Reins,
+    /// What the scanning threads keep to.
+    throttle: Throttle,
 }
 
 impl LocalAgent {
@@ -160,7 +160,7 @@ impl LocalAgent {
             generation: watch::Sender::new(state.generation()),
             state: Mutex::new(state),
             bell: Bell::default(),
-            reins: Reins::new(config.effort),
+            throttle: Throttle::new(config.effort),
         });
         shared.memory.triggers()?;
         shared.look_at_the_disk();
@@ -186,7 +186,7 @@ impl LocalAgent {
             (Some(ours), Some(theirs)) if ours != theirs => Scanned::NeedView,
             (Some(_), _) => state.scanned(),
         };
-        let status = AgentStatus { pacing: self.shared.reins.pacing(), ..state.status() };
+        let status = AgentStatus { pacing: self.shared.throttle.pacing(), ..state.status() };
         PollReply { scanned, status, details: state.details() }
     }
 }
@@ -243,17 +243,17 @@ impl Agent for LocalAgent {
     }
 
     async fn configuration(&self) -> Result<Configuration, AgentError> {
-        Ok(self.shared.reins.configuration(self.shared.lock().traits()))
+        Ok(self.shared.throttle.configuration(self.shared.lock().traits()))
     }
 
     async fn configure(&self, change: Reconfiguration) -> Result<(), AgentError> {
-        self.shared.reins.configure(change);
+        self.shared.throttle.configure(change);
         Ok(())
     }
 
     /// Takes effect at once when a scan is under way.
     async fn boost(&self, boost: Boost) -> Result<(), AgentError> {
-        self.shared.reins.boost(boost);
+        self.shared.throttle.boost(boost);
         Ok(())
     }
 }

@@ -48,7 +48,7 @@ impl Default for Effort {
 
 /// The limits in force.
 #[derive(Debug)]
-pub(super) struct Reins {
+pub(super) struct Throttle {
     pacer: Arc<Pacer>,
     held: Mutex<Held>,
 }
@@ -60,7 +60,7 @@ struct Held {
     speed: Option<BytesPerSecond>,
 }
 
-impl Reins {
+impl Throttle {
     pub(super) fn new(effort: Effort) -> Self {
         let held = Held { speed: effort.disk, effort };
         Self { pacer: Arc::new(Pacer::new(held.limits())), held: Mutex::new(held) }
@@ -184,15 +184,15 @@ mod tests {
     #[test]
     fn a_share_of_the_disk_counts_once_its_speed_is_known_and_all_of_it_is_no_limit() {
         let effort = Effort { scan_speed: Percent::new(2).unwrap(), ..Effort::default() };
-        let of = |disk| Reins::new(Effort { disk: BytesPerSecond::new(disk), ..effort.clone() });
+        let of = |disk| Throttle::new(Effort { disk: BytesPerSecond::new(disk), ..effort.clone() });
         assert_eq!(of(0).pacing().disk, None);
-        let reins = of(100_000_000);
-        assert_eq!(reins.pacing().disk, Some(2_000_000));
-        reins.boost(Boost::Scan);
-        assert_eq!(reins.pacing().disk, None);
-        reins.end_boost();
-        assert_eq!(reins.pacing().disk, Some(2_000_000));
-        reins.configure(Reconfiguration { cpu: Percent::new(50), scan_speed: Some(Percent::ALL) });
-        assert_eq!((reins.pacing().disk, reins.pacing().cpu), (None, Percent::new(50)));
+        let throttle = of(100_000_000);
+        assert_eq!(throttle.pacing().disk, Some(2_000_000));
+        throttle.boost(Boost::Scan);
+        assert_eq!(throttle.pacing().disk, None);
+        throttle.end_boost();
+        assert_eq!(throttle.pacing().disk, Some(2_000_000));
+        throttle.configure(Reconfiguration { cpu: Percent::new(50), scan_speed: Some(Percent::ALL) });
+        assert_eq!((throttle.pacing().disk, throttle.pacing().cpu), (None, Percent::new(50)));
     }
 }

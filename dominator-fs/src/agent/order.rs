@@ -306,7 +306,7 @@ fn conclude(
         "update"
     );
     let kept = outcome.as_ref().map(|report| report.kept.clone()).unwrap_or_default();
-    shared.reins.hurry();
+    shared.throttle.hurry();
     shared.change(|state| state.updated(kept, error));
     shared.look_at_the_disk();
     outcome

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use dominator_core::view::View;
 
 use super::Shared;
-use super::ears::Ears;
 use super::hints::{Hints, Where};
-use super::looking::Eyes;
+use super::listen::Listener;
+use super::observer::Observer;
 use super::order::Inherited;
 use super::state::{Assignment, Due, Next};
 use crate::watch::Changes;
@@ -31,7 +31,7 @@ impl ScanThread {
             if let Some(inherited) = inherited {
                 inherited.repay();
             }
-            Vigil::begin(&theirs, interval).keep();
+            ScanLoop::new(&theirs, interval).run();
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -49,18 +49,18 @@ impl Drop for ScanThread {
 }
 
 /// Looks at everything again and again, and in between where changes are seen.
-struct Vigil<'a> {
+struct ScanLoop<'a> {
     shared: &'a Shared,
     interval: Duration,
     /// When everything is looked at next.
     due: Instant,
-    ears: Ears<'a>,
-    eyes: Eyes<'a>,
+    listener: Listener<'a>,
+    observer: Observer<'a>,
     hints: Hints,
 }
 
 /// What the thread does next.
-enum Duty {
+enum Task {
     Scan(Assignment),
     LookAgain(Assignment),
     Scrub(Assignment),
@@ -68,66 +68,66 @@ enum Duty {
     LookAtTheDisk,
 }
 
-impl<'a> Vigil<'a> {
-    fn begin(shared: &'a Shared, interval: Duration) -> Self {
+impl<'a> ScanLoop<'a> {
+    fn new(shared: &'a Shared, interval: Duration) -> Self {
         // Before the first scan: what is changed behind its back is seen.
-        let (ears, watch) = Ears::open(&shared.bell, &shared.root);
+        let (listener, watch) = Listener::open(&shared.bell, &shared.root);
         shared.tell(|state| state.set_watch(watch));
         // The threads that scans use begin with what this one has.
-        shared.reins.pacer().enter();
-        shared.reins.learn_speed(&shared.root, &shared.memory);
-        let (eyes, hints) = (Eyes::open(shared), Hints::new(interval));
-        Self { shared, interval, due: Instant::now(), ears, eyes, hints }
+        shared.throttle.pacer().enter();
+        shared.throttle.learn_speed(&shared.root, &shared.memory);
+        let (observer, hints) = (Observer::open(shared), Hints::new(interval));
+        Self { shared, interval, due: Instant::now(), listener, observer, hints }
     }
 
-    fn keep(mut self) {
-        while let Some(duty) = self.wait() {
-            match duty {
-                Duty::Scan(assignment) => {
+    fn run(mut self) {
+        while let Some(task) = self.wait() {
+            match task {
+                Task::Scan(assignment) => {
                     self.hints.clear();
-                    self.eyes.scan(&assignment);
+                    self.observer.scan(&assignment);
                 }
-                Duty::LookAgain(assignment) => {
+                Task::LookAgain(assignment) => {
                     match self.hints.take(Instant::now()) {
-                        Some(Where::Only(directories)) => self.eyes.look_again(&assignment, &directories),
-                        Some(Where::Everywhere) => self.eyes.scan(&assignment),
+                        Some(Where::Only(directories)) => self.observer.look_again(&assignment, &directories),
+                        Some(Where::Everywhere) => self.observer.scan(&assignment),
                         None => {}
                     }
                     // The disk, and the time of the next scan, are as they were.
                     continue;
                 }
-                Duty::Scrub(assignment) => {
-                    self.eyes.scrub(&assignment);
+                Task::Scrub(assignment) => {
+                    self.observer.scrub(&assignment);
                     continue;
                 }
-                Duty::LookAtTheDisk => {}
+                Task::LookAtTheDisk => {}
             }
             // Also when nothing can be scanned: a controller sends no view to a machine it takes for unwritable.
             self.shared.look_at_the_disk_if_idle();
             self.due = Instant::now() + self.interval;
         }
-        self.eyes.close();
+        self.observer.close();
     }
 
     /// Waits until there is something to do; nothing when the agent stops.
-    fn wait(&mut self) -> Option<Duty> {
+    fn wait(&mut self) -> Option<Task> {
         loop {
             let due = self.due(Instant::now());
             let next = self.shared.lock().next_scan(due);
             match (next, due) {
-                (Next::Scan(assignment), _) => return Some(Duty::Scan(assignment)),
-                (Next::LookAgain(assignment), _) => return Some(Duty::LookAgain(assignment)),
+                (Next::Scan(assignment), _) => return Some(Task::Scan(assignment)),
+                (Next::LookAgain(assignment), _) => return Some(Task::LookAgain(assignment)),
                 (Next::Scrub(assignment), _) => {
                     // One that is behind never waits, and what is written meanwhile comes first all the same.
                     self.listen(Some(assignment.view()), Instant::now());
                     if self.hints.due().is_none_or(|due| due > Instant::now()) {
-                        return Some(Duty::Scrub(assignment));
+                        return Some(Task::Scrub(assignment));
                     }
                 }
                 (Next::Stop, _) => return None,
-                (Next::Wait(_), Due::Everything) => return Some(Duty::LookAtTheDisk),
+                (Next::Wait(_), Due::Everything) => return Some(Task::LookAtTheDisk),
                 (Next::Wait(view), Due::Nothing) => {
-                    let others = [self.hints.due(), self.eyes.scrub_due()].into_iter().flatten();
+                    let others = [self.hints.due(), self.observer.scrub_due()].into_iter().flatten();
                     self.listen(view.as_deref(), others.fold(self.due, Instant::min));
                 }
                 // What can't be done now is, when that changes: the bell is rung then.
@@ -142,7 +142,7 @@ impl<'a> Vigil<'a> {
             Due::Everything
         } else if is_due(self.hints.due()) {
             Due::Changes
-        } else if is_due(self.eyes.scrub_due()) {
+        } else if is_due(self.observer.scrub_due()) {
             Due::Scrub
         } else {
             Due::Nothing
@@ -150,7 +150,7 @@ impl<'a> Vigil<'a> {
     }
 
     fn listen(&mut self, view: Option<&View>, until: Instant) {
-        match self.ears.listen(view, until) {
+        match self.listener.listen(view, until) {
             Ok(Changes::Nothing) => {}
             Ok(changes) => self.hints.add(Instant::now(), changes),
             Err(why) => self.shared.tell(|state| state.set_watch(dominator_core::port::Works::No(why))),

@@ -16,9 +16,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{FileType, Mode, OFlags, RenameFlags};
 
-use crate::eyes::{Eyes, path};
+use crate::observer::{Observer, path};
 use crate::outside::{CHAIN, Outside, special};
-use crate::storm::{Storm, rage, role};
+use crate::process::{Storm, rage, role};
 
 const SCANS: usize = 1_000;
 
@@ -89,11 +89,11 @@ fn nothing_that_is_swapped_during_a_scan_leads_out_or_hangs_it() {
     let tree = base.path().join("tree");
     let outside = Outside::make(&base.path().join("outside"));
     let contents = stage(base.path(), &outside.path);
-    let mut eyes = Eyes::on(&tree);
-    let calm = eyes.agree(&tree, &[])[0].snapshot.inode(&path("/calm"));
+    let mut observer = Observer::on(&tree);
+    let calm = observer.agree(&tree, &[])[0].snapshot.inode(&path("/calm"));
     let attackers = ["swap", "directories"].map(|role| Storm::begin(TEST, role, base.path()));
     for _ in 0..SCANS {
-        for look in eyes.look() {
+        for look in observer.look() {
             let seen: BTreeSet<_> = look.snapshot.objects().into_keys().collect();
             assert!(!seen.contains(&Outside::secret()), "a symbolic link was followed");
             assert!(seen.is_subset(&contents), "contents that no file ever had");
@@ -106,7 +106,7 @@ fn nothing_that_is_swapped_during_a_scan_leads_out_or_hangs_it() {
     let rounds: Vec<_> = attackers.map(Storm::end).into();
     assert!(rounds.iter().all(|rounds| *rounds > SCANS as u64), "hardly an attack: {rounds:?}");
     outside.was_left_alone();
-    eyes.agree(&tree, &[]);
+    observer.agree(&tree, &[]);
 }
 
 /// Mounts and unmounts what is outside over a directory and a file, over and over.
@@ -141,7 +141,7 @@ fn mounts_that_come_and_go_during_a_scan_lead_nowhere() {
         const NONE: Option<&str> = None;
         unshare(CloneFlags::CLONE_NEWNS).ok()?;
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).ok()?;
-        let (mut eyes, mut beneath) = (Eyes::on(&tree), Eyes::beneath(&tree));
+        let (mut observer, mut beneath) = (Observer::on(&tree), Observer::beneath(&tree));
         let [still, _] = beneath.agree(&tree, &[]);
         let storm = Storm::begin(TEST, "mount", base.path());
         for round in 0..SCANS {
@@ -149,7 +149,7 @@ fn mounts_that_come_and_go_during_a_scan_lead_nowhere() {
             for look in (round % 4 == 0).then(|| beneath.look()).into_iter().flatten() {
                 assert_eq!((look.snapshot.id(), look.facts), (still.snapshot.id(), Vec::new()));
             }
-            for look in eyes.look() {
+            for look in observer.look() {
                 let seen: BTreeSet<_> = look.snapshot.objects().into_keys().collect();
                 assert!(seen.is_subset(&contents), "contents that are not below the root");
                 look.snapshot.walk(|path, _| assert!(!path.as_bytes().ends_with(b"/secret"), "{path}"));
@@ -157,7 +157,7 @@ fn mounts_that_come_and_go_during_a_scan_lead_nowhere() {
         }
         let rounds = storm.end();
         assert!(rounds > SCANS as u64, "hardly an attack: {rounds}");
-        eyes.agree(&tree, &[]);
+        observer.agree(&tree, &[]);
         Some(())
     };
     // Its own mounts end with the thread.
@@ -192,9 +192,9 @@ sys.stdin.read()
     let mut held = String::new();
     BufReader::new(holder.stdout.take().unwrap()).read_line(&mut held).unwrap();
     assert_eq!(held, "held\n");
-    let mut eyes = Eyes::on(base.path());
+    let mut observer = Observer::on(base.path());
     // Who waits for the lease sees the file as soon as the kernel takes it away, most of a minute later.
-    for look in eyes.look() {
+    for look in observer.look() {
         assert_eq!(
             look.snapshot.inode(&path("/leased")).unwrap().kind,
             Kind::Unknown { why: Why::Unreadable }
@@ -203,7 +203,7 @@ sys.stdin.read()
     }
     drop(holder.stdin.take());
     assert!(holder.wait().unwrap().success());
-    eyes.agree(base.path(), &[]);
+    observer.agree(base.path(), &[]);
 }
 
 #[test]
@@ -211,8 +211,8 @@ fn pipes_sockets_and_devices_are_looked_at_without_being_opened() {
     let base = tempfile::tempdir().unwrap();
     let outside = Outside::make(&base.path().join("tree"));
     drop(UnixListener::bind(outside.path.join("dir/socket")).unwrap());
-    let mut eyes = Eyes::on(&outside.path);
-    for look in eyes.look() {
+    let mut observer = Observer::on(&outside.path);
+    for look in observer.look() {
         assert_eq!(look.facts, []);
         assert_eq!(look.counts.files, 2 * (CHAIN.len() as u64 + 1));
     }

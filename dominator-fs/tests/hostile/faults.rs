@@ -12,8 +12,8 @@ use dominator_fs::scan::{Scan, ScanError};
 use dominator_fs_testkit::{Entries, described, left_out, needs_root, observed};
 use serde_json::{Value, json};
 
-use crate::eyes::{Eyes, same};
-use crate::storm::{again, role};
+use crate::observer::{Observer, same};
+use crate::process::{again, role};
 
 /// What a look at the tree came to, as one process tells another.
 fn told(look: &Result<Scan, ScanError>) -> Value {
@@ -29,10 +29,10 @@ fn told(look: &Result<Scan, ScanError>) -> Value {
 
 /// The process for which calls fail: it looks, and leaves what it saw and what it remembers.
 fn look_and_tell(base: &Path) {
-    let mut eyes = Eyes::on(&base.join("tree"));
-    let looks: Vec<_> = eyes.try_look().iter().map(told).collect();
+    let mut observer = Observer::on(&base.join("tree"));
+    let looks: Vec<_> = observer.try_look().iter().map(told).collect();
     fs::write(base.join("told"), serde_json::to_vec(&looks).unwrap()).unwrap();
-    eyes.save(base);
+    observer.save(base);
 }
 
 /// Whether strace is here and may trace; where nothing may be left out, its absence is a failure.
@@ -100,9 +100,9 @@ fn check(test: &str, inject: &str, victim: &str, expected: impl Fn(&Entries) -> 
             "{inject} of {victim}"
         );
     }
-    let mut eyes = Eyes::resumed(&tree, &base);
-    eyes.agree_at_once(&tree, &[]);
-    eyes.agree(&tree, &[]);
+    let mut observer = Observer::resumed(&tree, &base);
+    observer.agree_at_once(&tree, &[]);
+    observer.agree(&tree, &[]);
 }
 
 /// Everything as it is, but for the paths nothing is known of, and what is below them.
@@ -212,7 +212,7 @@ fn a_damaged_inode_is_a_fact() {
     drop(mounted);
     assert!(run("debugfs", &["-w".as_ref(), "-R".as_ref(), "clri /tree/the-file".as_ref(), image.as_ref()]));
     let _mounted = Mounted::at(&image, &disk).unwrap();
-    for look in Eyes::on(&disk.join("tree")).try_look() {
+    for look in Observer::on(&disk.join("tree")).try_look() {
         assert_eq!(told(&look), expected);
     }
 }

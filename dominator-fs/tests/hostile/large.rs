@@ -10,7 +10,7 @@ use std::process::Command;
 use dominator_fs_testkit::{left_out, needs_root};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::eyes::Eyes;
+use crate::observer::Observer;
 use crate::oracle::disturb;
 
 fn is_wanted(test: &str) -> bool {
@@ -50,15 +50,15 @@ fn a_hundred_thousand_files_and_a_thousand_hard_links_are_seen_as_they_are() {
         symlink(format!("../{number}"), tree.path().join(format!("{}/symbolic-{number}", number % 10)))
             .unwrap();
     }
-    let mut eyes = Eyes::on(tree.path());
-    let [anew, _] = eyes.agree(tree.path(), &[]);
+    let mut observer = Observer::on(tree.path());
+    let [anew, _] = observer.agree(tree.path(), &[]);
     assert_eq!((anew.counts.files, anew.counts.symlinks, anew.counts.directories), (101_000, 1_000, 1_011));
     assert_eq!(anew.bytes_hashed, 100_000 * 4096, "a file of two names is read once");
     for number in (0..100_000).step_by(4_999) {
         fs::write(name(number), b"changed").unwrap();
         fs::rename(name(number + 1), name(number + 2)).unwrap();
     }
-    eyes.agree(tree.path(), &[]);
+    observer.agree(tree.path(), &[]);
 }
 
 #[test]
@@ -85,13 +85,13 @@ fn a_directory_of_a_million_names_is_seen_as_it_is() {
             }
         }
     }
-    let mut eyes = Eyes::on(tree.path());
-    let [anew, _] = eyes.agree(tree.path(), &[]);
+    let mut observer = Observer::on(tree.path());
+    let [anew, _] = observer.agree(tree.path(), &[]);
     let quarter = NAMES as u64 / 4;
     assert_eq!((anew.counts.files, anew.counts.special), (quarter, quarter));
     rustix::fs::renameat(&wide, "3", CWD, tree.path().join("out")).unwrap();
     rustix::fs::renameat(&wide, "7", &wide, "11").unwrap();
-    let after = eyes.look();
+    let after = observer.look();
     assert_eq!(after[0].snapshot.id(), after[1].snapshot.id());
     assert_ne!(after[0].snapshot.id(), anew.snapshot.id());
 }
@@ -116,15 +116,15 @@ fn files_of_more_than_four_gigabytes_and_with_holes_are_seen_as_they_are() {
     sparse(&tree.path().join("large"), &[0, 4 * GIB - 5, 5 * GIB]);
     sparse(&tree.path().join("holes"), &[1 << 20, 3 << 20]);
     File::create(tree.path().join("nothing-but-hole")).unwrap().set_len(GIB / 4).unwrap();
-    let mut eyes = Eyes::on(tree.path());
-    let [anew, _] = eyes.agree(tree.path(), &[]);
+    let mut observer = Observer::on(tree.path());
+    let [anew, _] = observer.agree(tree.path(), &[]);
     assert!(anew.bytes_hashed > 5 * GIB);
     // Beyond what 32 bits can tell, and where the length tells nothing.
     let mut large = File::options().write(true).open(tree.path().join("large")).unwrap();
     large.seek(SeekFrom::Start(4 * GIB + 1)).unwrap();
     large.write_all(b"drift").unwrap();
     drop(large);
-    let [after, _] = eyes.agree(tree.path(), &[]);
+    let [after, _] = observer.agree(tree.path(), &[]);
     assert_ne!(after.snapshot.id(), anew.snapshot.id());
 }
 
@@ -139,14 +139,14 @@ fn a_debian_root_is_seen_as_it_is_before_and_after_it_drifts() {
     let tree = base.path().join("debian");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../bins/testkit/debian-root.sh");
     assert!(Command::new(script).arg(&tree).status().unwrap().success());
-    let mut eyes = Eyes::on(&tree);
-    let [anew, _] = eyes.agree(&tree, &[]);
+    let mut observer = Observer::on(&tree);
+    let [anew, _] = observer.agree(&tree, &[]);
     assert!(anew.counts.files > 25_000, "{:?}", anew.counts);
     for seed in 1..=3 {
         disturb(&tree, seed);
-        let [_, again] = eyes.agree(&tree, &[]);
+        let [_, again] = observer.agree(&tree, &[]);
         assert!(again.files_opened < 1_000, "{} files were read for a few that changed", again.files_opened);
     }
-    let [_, quiet] = eyes.agree(&tree, &[]);
+    let [_, quiet] = observer.agree(&tree, &[]);
     assert_eq!((quiet.files_opened, quiet.bytes_hashed), (0, 0), "nothing happened");
 }

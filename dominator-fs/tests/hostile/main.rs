@@ -5,11 +5,11 @@
 
 mod attack;
 mod cancel;
-mod eyes;
 mod faults;
 mod large;
+mod observer;
 mod oracle;
 mod outside;
+mod process;
 mod scrub;
-mod storm;
 mod storms;

@@ -13,7 +13,7 @@ use dominator_fs_testkit::{Entries, chain, deep, described, left_out, nasty, nee
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use crate::eyes::{Eyes, same};
+use crate::observer::{Observer, same};
 
 /// Changes a tree in every way a machine drifts, by a program that shares no code with ours.
 pub(crate) fn disturb(tree: &Path, seed: u64) {
@@ -33,11 +33,11 @@ fn nasty_trees_are_seen_as_they_are_before_and_after_they_drift() {
     let tree = tempfile::tempdir().unwrap();
     nasty(tree.path());
     nasty(&tree.path().join("links/deeper"));
-    let mut eyes = Eyes::on(tree.path());
-    eyes.agree(tree.path(), &[]);
+    let mut observer = Observer::on(tree.path());
+    observer.agree(tree.path(), &[]);
     for seed in 0..2 {
         disturb(tree.path(), seed);
-        eyes.agree(tree.path(), &[]);
+        observer.agree(tree.path(), &[]);
     }
 }
 
@@ -66,8 +66,8 @@ fn webs_of_hard_links_are_told_as_far_as_they_are_in_view() {
         names.for_each(|place| fs::hard_link(&first, name(place, file)).unwrap());
     }
     let view = View { filters: vec![Filter::parse(HIDDEN).unwrap()], ..View::everything() };
-    let mut eyes = Eyes::under(&tree, view);
-    let sets = eyes.agree(&tree, &[HIDDEN])[1].snapshot.links.iter().count();
+    let mut observer = Observer::under(&tree, view);
+    let sets = observer.agree(&tree, &[HIDDEN])[1].snapshot.links.iter().count();
     assert!(sets > FILES, "{sets}");
     // One name goes, one comes, for each file in another place; then a file is written, and one changes hands.
     for file in (5..FILES * 4).step_by(7) {
@@ -80,7 +80,7 @@ fn webs_of_hard_links_are_told_as_far_as_they_are_in_view() {
     }
     fs::write(name(0, 1), b"written").unwrap();
     fs::rename(name(8, 384), name(7, 384)).unwrap();
-    eyes.agree(&tree, &[HIDDEN]);
+    observer.agree(&tree, &[HIDDEN]);
 }
 
 /// An access control list in the kernel's words: these rights for its owner, user 7, its group, most, and others.
@@ -155,14 +155,14 @@ fn extended_attributes_of_every_kind_and_size_are_seen() {
             outcome => outcome.unwrap(),
         }
         attributes(tree);
-        let mut eyes = Eyes::on(tree);
-        let before = eyes.agree(tree, &[]).map(|look| look.snapshot.id());
+        let mut observer = Observer::on(tree);
+        let before = observer.agree(tree, &[]).map(|look| look.snapshot.id());
         fill(&tree.join("few"), [("user.001".into(), b"other".to_vec())]);
         fill(&tree.join("listed"), [("system.posix_acl_access".into(), acl([7, 4, 4, 5, 0]))]);
         rustix::fs::removexattr(tree.join("many"), "user.007").unwrap();
         rustix::fs::removexattr(tree.join("directory"), "user.003").unwrap();
         rustix::fs::removexattr(tree, "user.of-the-root").unwrap();
-        let after = eyes.agree(tree, &[]).map(|look| look.snapshot.id());
+        let after = observer.agree(tree, &[]).map(|look| look.snapshot.id());
         assert_ne!(before, after);
     }
 }
@@ -188,16 +188,16 @@ fn paths_as_long_and_deep_as_can_be_are_seen_and_longer_ones_are_facts() {
     // To the last byte, and to the last but one.
     chain(&below(&"l".repeat(ImagePath::MAX_LEN - 15 * 256 - "//bottom".len())), &"n".repeat(255), 15);
     deep(&below("deepest"), fits("deepest", "/bottom", 2));
-    let mut eyes = Eyes::on(tree.path());
-    eyes.agree(tree.path(), &[]);
+    let mut observer = Observer::on(tree.path());
+    observer.agree(tree.path(), &[]);
 
     chain(&below("too-long"), &"n".repeat(255), 17);
     deep(&below("too-deep"), 2_100);
-    eyes.settle();
+    observer.settle();
     let (theirs, left) = as_far_as_paths_go(tree.path());
     assert!(left > 50, "{left}");
     let deepest = [fits("too-deep", "", 2), fits("too-long", "", 256)];
-    for look in eyes.look() {
+    for look in observer.look() {
         same(&described(&look.snapshot), &theirs);
         let facts: Vec<_> =
             look.facts.iter().map(|fact| (fact.path.components().count(), fact.why)).collect();

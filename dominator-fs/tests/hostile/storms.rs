@@ -16,8 +16,8 @@ use dominator_fs_testkit::nasty;
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
-use crate::eyes::{Eyes, path};
-use crate::storm::{Dice, Storm, rage, role};
+use crate::observer::{Observer, path};
+use crate::process::{Dice, Storm, rage, role};
 
 /// Each way. Debug builds hash slowly, and are for finding out quickly.
 const SCANS: usize = if cfg!(debug_assertions) { 40 } else { 200 };
@@ -44,11 +44,11 @@ fn check(test: &str, prepare: impl Fn(&Path), round: impl Fn(&Path, &mut Dice), 
     fs::create_dir_all(tree.join("storm")).unwrap();
     nasty(&tree.join("calm"));
     prepare(base.path());
-    let mut eyes = Eyes::on(&tree);
-    let calm = eyes.agree(&tree, &[])[0].snapshot.inode(&path("/calm"));
+    let mut observer = Observer::on(&tree);
+    let calm = observer.agree(&tree, &[])[0].snapshot.inode(&path("/calm"));
     let storm = Storm::begin(test, "rage", base.path());
     for _ in 0..SCANS {
-        for look in eyes.look() {
+        for look in observer.look() {
             assert_eq!(look.snapshot.inode(&path("/calm")), calm, "where nothing happened");
             let unsettled = |path: &ImagePath| path.as_bytes().starts_with(b"/storm/");
             assert!(
@@ -61,7 +61,7 @@ fn check(test: &str, prepare: impl Fn(&Path), round: impl Fn(&Path, &mut Dice), 
     }
     let rounds = storm.end();
     assert!(rounds > 1_000, "hardly a storm: {rounds}");
-    for look in eyes.agree(&tree, &[]) {
+    for look in observer.agree(&tree, &[]) {
         claims(&look);
     }
 }

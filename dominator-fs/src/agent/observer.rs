@@ -14,7 +14,7 @@ use super::state::Assignment;
 use crate::scan::{self, Cache, Clock, Scan, ScanError, Scanner, Scrub};
 
 /// What scans, and what they found so far.
-pub(super) struct Eyes<'a> {
+pub(super) struct Observer<'a> {
     shared: &'a Shared,
     cache: Cache,
     /// How far a scan goes that goes by the cache.
@@ -36,7 +36,7 @@ struct Scrubbing {
     clock: Clock,
 }
 
-impl<'a> Eyes<'a> {
+impl<'a> Observer<'a> {
     /// How often the cache is saved at most. What is lost with the agent is hashed again, no more.
     const SAVE: Duration = Duration::from_secs(300);
 
@@ -45,7 +45,7 @@ impl<'a> Eyes<'a> {
         let known = shared.memory.scan_cache(&shared.root);
         let reach = known.as_ref().map_or(ScanReach::Full, |_| ScanReach::Incremental);
         let cache = known.unwrap_or_default();
-        let scrubbing = shared.reins.scrub_time().map(|time| Scrubbing {
+        let scrubbing = shared.throttle.scrub_time().map(|time| Scrubbing {
             scrub: shared.memory.scrub(time),
             due: Instant::now(),
             corruptions: 0,
@@ -64,7 +64,7 @@ impl<'a> Eyes<'a> {
         let shared = self.shared;
         let Some(scrubbing) = &mut self.scrubbing else { return };
         let step = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let pacer = shared.reins.pacer();
+            let pacer = shared.throttle.pacer();
             let now = scrubbing.clock.now();
             scrubbing.scrub.step(&shared.root, &mut self.cache, now, &pacer, assignment.cancel())
         }));
@@ -124,7 +124,7 @@ impl<'a> Eyes<'a> {
         look: impl FnOnce(&Scanner, &mut Cache) -> Result<Scan, ScanError>,
     ) {
         let shared = self.shared;
-        let scanner = shared.reins.scanner(shared.root.clone(), Arc::clone(assignment.view()));
+        let scanner = shared.throttle.scanner(shared.root.clone(), Arc::clone(assignment.view()));
         let outcome = outcome(|| look(&scanner, &mut self.cache));
         self.unsaved |= !matches!(&outcome, Outcome::Done(scan) if scan.bytes_hashed == 0);
         if matches!(outcome, Outcome::Panicked) {
@@ -151,7 +151,7 @@ impl<'a> Eyes<'a> {
                 tracing::debug!(?reach, opened, hashed, seconds, facts = scan.facts.len(), "scan");
                 if reach != ScanReach::Hinted {
                     // One that looks at a directory or two is not the scan somebody is waiting for.
-                    self.shared.reins.end_boost();
+                    self.shared.throttle.end_boost();
                 }
                 self.reach = ScanReach::Incremental;
             }

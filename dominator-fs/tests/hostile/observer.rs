@@ -24,7 +24,7 @@ pub(crate) fn path(text: &str) -> ImagePath {
 }
 
 /// Looks at one tree in both ways, and scrubs it.
-pub(crate) struct Eyes {
+pub(crate) struct Observer {
     root: Root,
     scanner: Scanner,
     cache: Cache,
@@ -52,7 +52,7 @@ const EXPIRY: Duration = Duration::from_millis(100);
 /// More than that, in seconds.
 const LATER: i64 = 3_600;
 
-impl Eyes {
+impl Observer {
     pub(crate) fn on(dir: &Path) -> Self {
         Self::under(dir, View::everything())
     }
@@ -81,10 +81,10 @@ impl Eyes {
 
     /// Looks with what others have left with [`Self::save`], and holds that changes can hide for long.
     pub(crate) fn resumed(dir: &Path, kept: &Path) -> Self {
-        let mut eyes = Self::on(dir);
-        eyes.cache = Cache::load(open(kept).as_fd(), KEPT, &eyes.root).unwrap();
-        eyes.scanner = eyes.scanner.write_back_expiry(Duration::from_secs(LATER.unsigned_abs()));
-        eyes
+        let mut observer = Self::on(dir);
+        observer.cache = Cache::load(open(kept).as_fd(), KEPT, &observer.root).unwrap();
+        observer.scanner = observer.scanner.write_back_expiry(Duration::from_secs(LATER.unsigned_abs()));
+        observer
     }
 
     pub(crate) fn save(&self, kept: &Path) {

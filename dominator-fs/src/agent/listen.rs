@@ -44,9 +44,9 @@ impl Bell {
     }
 }
 
-/// The other end of a bell, and the watch on the root, where there can be one.
+/// Waits for a bell, and for the watch on the root where there can be one.
 #[derive(Debug)]
-pub(super) struct Ears<'a> {
+pub(super) struct Listener<'a> {
     bell: &'a Bell,
     watch: Option<Watch>,
     overflows: u64,
@@ -56,12 +56,12 @@ pub(super) struct Ears<'a> {
     resting: Instant,
 }
 
-impl<'a> Ears<'a> {
+impl<'a> Listener<'a> {
     /// Less than changes are gathered for anyway; so long that what is written to in view all the time, a thousand times a
     /// second, does not wake this process as often.
     const REST: Duration = Duration::from_millis(50);
 
-    /// Opens them; and whether changes are heard of.
+    /// Begins to listen; and whether changes are heard of.
     pub(super) fn open(bell: &'a Bell, root: &Root) -> (Self, Works) {
         let (watch, works) = match Watch::new(root) {
             Ok(watch) => (Some(watch), Works::Yes),
@@ -129,12 +129,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
         let never = Instant::now() + Duration::from_secs(3600);
-        let (mut ears, _) = Ears::open(&bell, &root);
+        let (mut listener, _) = Listener::open(&bell, &root);
         for view in [None, Some(View::everything())] {
             bell.ring();
-            assert_eq!(ears.listen(view.as_ref(), never), Ok(Changes::Nothing));
+            assert_eq!(listener.listen(view.as_ref(), never), Ok(Changes::Nothing));
             std::thread::scope(|scope| {
-                let waiting = scope.spawn(|| ears.listen(view.as_ref(), never));
+                let waiting = scope.spawn(|| listener.listen(view.as_ref(), never));
                 bell.ring();
                 assert_eq!(waiting.join().unwrap(), Ok(Changes::Nothing));
             });
@@ -146,7 +146,7 @@ mod tests {
         let bell = Bell::default();
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
-        let (mut ears, works) = Ears::open(&bell, &root);
+        let (mut listener, works) = Listener::open(&bell, &root);
         if works != Works::Yes {
             return dominator_fs_testkit::left_out(
                 "what_is_written_to_all_the_time_is_not_heard_of_all_the_time",
@@ -156,9 +156,9 @@ mod tests {
         let never = Instant::now() + Duration::from_secs(3600);
         let view = View::everything();
         let mut write_and_listen = |rest, until| {
-            ears.rest = rest;
+            listener.rest = rest;
             std::fs::write(dir.path().join("file"), "again").unwrap();
-            ears.listen(Some(&view), until).unwrap()
+            listener.listen(Some(&view), until).unwrap()
         };
         let heard = write_and_listen(Duration::from_secs(7200), never);
         assert_ne!(heard, Changes::Nothing);
@@ -166,7 +166,7 @@ mod tests {
             let soon = Instant::now() + Duration::from_millis(1);
             assert_eq!(write_and_listen(Duration::ZERO, soon), Changes::Nothing);
         }
-        ears.resting = Instant::now();
-        assert_eq!(ears.listen(Some(&view), never), Ok(heard), "what was written meanwhile is not lost");
+        listener.resting = Instant::now();
+        assert_eq!(listener.listen(Some(&view), never), Ok(heard), "what was written meanwhile is not lost");
     }
 }
