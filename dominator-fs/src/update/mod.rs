@@ -12,6 +12,7 @@
 //! A power cut between swap and commit leaves some paths old and some new, never one torn; the next scan finds out.
 
 mod activated;
+mod commit;
 mod displace;
 mod metadata;
 mod objects;
@@ -37,10 +38,10 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 pub use activated::{ActivatedError, Ledger};
+pub use commit::{Committed, Swapped};
 pub use objects::{FreeSpace, Intake, ObjectCache};
 pub use salvage::{Likeness, Salvage, SalvageError, Salvaged, Survey};
 pub use stage::Staged;
-pub use swap::{Committed, Swapped};
 pub use work::WorkError;
 
 use crate::mounts::MountsError;
