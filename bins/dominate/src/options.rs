@@ -30,6 +30,7 @@ Examples:
   dominate check --image web.tar --filter filter.txt --root /srv/web
   dominate enforce --image golden/ --root /srv/web --dry-run
   dominate enforce --image golden/ --root /srv/web --watch
+  dominate scan --root /srv/web --state /var/tmp/web.state
   dominate demo
 
 Exit status:

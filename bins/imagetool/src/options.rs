@@ -35,7 +35,8 @@ pub struct Options {
 const EXAMPLES: &str = r#"Examples:
   imagetool add web/2026-11-22 /srv/web-root filter.txt triggers.json
   imagetool add keys/3 keys.tar "" ""        # sparse: adds and repairs its own paths, never deletes
-  imagetool diff web/2026-11-20 web/2026-11-22"#;
+  imagetool diff web/2026-11-20 web/2026-11-22
+  imagetool lint-filter filter.txt --explain /var/log/syslog"#;
 
 /// What can be done.
 #[derive(Clone, Debug, Subcommand)]
