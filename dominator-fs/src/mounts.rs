@@ -13,15 +13,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::AsRawFd;
-use std::path::Path;
 
 use dominator_core::path::ImagePath;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::root::{Root, inode_of, mount_of};
+use crate::root::{Root, inode_of, mount_of, place_of};
 
 /// The mount points below one root, and how they change.
 #[derive(Debug)]
@@ -96,7 +94,7 @@ impl Mounts {
     pub fn read(&mut self) -> Result<(), MountsError> {
         for _ in 0..Self::ATTEMPTS {
             let tables = self.tables.iter_mut().map(read_table).collect::<Result<Vec<_>, _>>()?;
-            let place = place_of(&self.root)?;
+            let place = place_of(self.root.on_machine())?;
             let mount = mount_of(&inode_of(self.root.on_machine())?);
             if !self.changed()? {
                 let parsed = tables.iter().map(|table| parse(table)).collect::<Result<Vec<_>, _>>()?;
@@ -142,12 +140,6 @@ fn read_table(table: &mut File) -> Result<Vec<u8>, MountsError> {
     table.take(Mounts::MAX_TABLE + 1).read_to_end(&mut text)?;
     let fits = u64::try_from(text.len()).is_ok_and(|len| len <= Mounts::MAX_TABLE);
     if fits { Ok(text) } else { Err(MountsError::TooLong { limit: Mounts::MAX_TABLE }) }
-}
-
-/// The path of the root as this process sees it.
-fn place_of(root: &Root) -> io::Result<Vec<u8>> {
-    let link = format!("/proc/self/fd/{}", root.on_machine().as_raw_fd());
-    Ok(rustix::fs::readlink(Path::new(&link), Vec::new())?.into_bytes())
 }
 
 /// One line of a table of mounts.

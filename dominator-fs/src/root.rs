@@ -245,6 +245,12 @@ pub fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
     path
 }
 
+/// The path of an open directory as the kernel tells it to this process, or to the detached mount it is on. Needs `/proc`.
+pub(crate) fn place_of(directory: impl AsFd) -> io::Result<Vec<u8>> {
+    let link = format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd());
+    Ok(rustix::fs::readlink(link, Vec::new())?.into_bytes())
+}
+
 /// Opens a file for reading, following nothing and waiting for nothing.
 pub(crate) fn open_file(at: At<'_>) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -29,7 +29,7 @@ mod seen;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::root::{Root, dev_of, inode_of};
+use crate::root::{Root, dev_of, inode_of, place_of};
 use seen::Seen;
 
 /// What happened since it was last asked.
@@ -279,11 +279,6 @@ const EVENTS: MaskFlags = MaskFlags::FAN_MODIFY
     .union(MaskFlags::FAN_MOVED_FROM)
     .union(MaskFlags::FAN_MOVED_TO)
     .union(MaskFlags::FAN_ONDIR);
-
-/// What the kernel calls the place of an open directory, as this process sees it, or as the detached mount does.
-fn place_of(directory: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    Ok(rustix::fs::readlink(format!("/proc/self/fd/{}", directory.as_raw_fd()), Vec::new())?.into_bytes())
-}
 
 fn refused(error: io::Error) -> WatchError {
     match Errno::from_io_error(&error) {
