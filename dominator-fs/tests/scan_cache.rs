@@ -158,6 +158,18 @@ fn another_view_looks_at_everything_but_reads_nothing_again() {
 }
 
 #[test]
+fn a_scan_of_some_directories_leaves_what_is_fresh_below_them_to_the_scan_of_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("a/b")).unwrap();
+    fs::write(dir.path().join("a/b/file"), b"just installed").unwrap();
+    let (later, mut cache) = (settled(dir.path()), Cache::new());
+    rescan(&scanner(dir.path(), View::everything(), 0), &mut cache);
+    let only = later.rescan_only(&mut cache, &BTreeSet::from([ImagePath::root()]), &Cancel::default());
+    assert_eq!(only.unwrap().files_opened, 0);
+    assert_eq!(rescan(&later, &mut cache).files_opened, 1);
+}
+
+#[test]
 fn a_scan_of_some_directories_sees_what_changed_in_them_and_what_is_new_below() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("a/b")).unwrap();

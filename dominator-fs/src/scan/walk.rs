@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::ScanError;
 use super::freshness::{Clock, Moment};
-use super::identity::{FileKey, Freshness, Identity};
+use super::identity::{FileKey, Identity};
 use super::known::{Child, Extent, Holding, Known};
 use super::listing::{self, Candidate};
 use super::look::{self, Looker, unreadable};
@@ -250,7 +250,7 @@ impl<'a> Walk<'a> {
     {
         let parent = &here.pending;
         let Ok(path) = parent.path.join(name) else { return };
-        if let Some(old) = old.filter(|old| self.is_left_alone(&path, stat, old, here.moment)) {
+        if let Some(old) = old.filter(|old| self.is_left_alone(&path, stat, old)) {
             parent.receive(name, Outcome::Known(Arc::clone(old)), None);
             return;
         }
@@ -317,13 +317,10 @@ impl<'a> Walk<'a> {
         self.is_taken_over(old) && self.is_wanted(path) && self.wanted(path).all(leads)
     }
 
-    /// Whether a directory found in one that is looked at need not be looked at itself.
-    fn is_left_alone(&self, path: &ImagePath, stat: &Statx, old: &Known, moment: Moment) -> bool {
-        self.is_taken_over(old)
-            && old.identity.is_same(&Identity::of(stat))
-            && (old.identity.freshness == Freshness::Settled
-                || !moment.is_due(old.identity.changed(), old.looked))
-            && !self.is_wanted(path)
+    /// Whether a directory found in one that is looked at need not be looked at itself. Also when it is fresh, with all that
+    /// is fresh below it: that is for the scan of everything, or a hint at `/` would read all that was installed lately.
+    fn is_left_alone(&self, path: &ImagePath, stat: &Statx, old: &Known) -> bool {
+        self.is_taken_over(old) && old.identity.is_same(&Identity::of(stat)) && !self.is_wanted(path)
     }
 
     fn is_taken_over(&self, old: &Known) -> bool {
