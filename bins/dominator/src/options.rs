@@ -15,9 +15,6 @@ pub const DAEMON: Daemon =
 #[derive(Clone, Debug, Parser)]
 #[command(name = "dominator", version, after_help = EXAMPLE)]
 pub struct Options {
-    /// What every daemon has.
-    #[command(flatten)]
-    pub common: DaemonOptions,
     /// Get images from this server; the machines fetch objects from it by the same name
     #[arg(long, value_name = "HOST:PORT")]
     pub image_server: HostPort,
@@ -27,6 +24,9 @@ pub struct Options {
     /// Ask no machine twice within this time, as in 500ms, 1s, 1m
     #[arg(long, value_name = "TIME", default_value = "1s")]
     pub min_interval: Duration,
+    /// What every daemon has. Last, as its headings would stand above what follows.
+    #[command(flatten)]
+    pub common: DaemonOptions,
 }
 
 const EXAMPLE: &str = r#"Example:

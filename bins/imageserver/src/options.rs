@@ -14,15 +14,15 @@ pub const DAEMON: Daemon =
 #[derive(Clone, Debug, Parser)]
 #[command(name = "imageserver", version, after_help = EXAMPLE)]
 pub struct Options {
-    /// What every daemon has.
-    #[command(flatten)]
-    pub common: DaemonOptions,
     /// Keep manifests in this directory [default: STATE-DIR/images]
     #[arg(long, value_name = "DIR")]
     pub image_dir: Option<PathBuf>,
     /// Keep file contents in this directory [default: STATE-DIR/objects]
     #[arg(long, value_name = "DIR")]
     pub object_dir: Option<PathBuf>,
+    /// What every daemon has. Last, as its headings would stand above what follows.
+    #[command(flatten)]
+    pub common: DaemonOptions,
 }
 
 const EXAMPLE: &str = "\

@@ -24,9 +24,6 @@ pub const USUAL_EXCLUSIONS: [&str; 7] =
 #[derive(Clone, Debug, Parser)]
 #[command(name = "subd", version, after_help = EXAMPLE)]
 pub struct Options {
-    /// What every daemon has.
-    #[command(flatten)]
-    pub common: DaemonOptions,
     /// Keep what is below this directory
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub root_dir: PathBuf,
@@ -60,6 +57,9 @@ pub struct Options {
     /// Who starts and stops services
     #[arg(long, value_enum, default_value_t = Services::Auto)]
     pub services: Services,
+    /// What every daemon has. Last, as its headings would stand above what follows.
+    #[command(flatten)]
+    pub common: DaemonOptions,
 }
 
 const EXAMPLE: &str = "\
@@ -194,6 +194,13 @@ mod tests {
         assert_eq!(usual.scrub.map(|time| time.as_secs()), Some(24 * 3600));
         let given = effort(&["--scrub-time=0s", "--root-device-bytes-per-second=1000", "--cpu-percent=100"]);
         assert_eq!((given.scrub, given.disk, given.cpu), (None, BytesPerSecond::new(1000), Percent::ALL));
+    }
+
+    #[test]
+    fn what_is_about_scans_stands_under_no_other_heading() {
+        let command = DAEMON.adjust(Options::command());
+        let argument = command.get_arguments().find(|argument| argument.get_id() == "scan_interval");
+        assert_eq!(argument.map(clap::Arg::get_help_heading), Some(None));
     }
 
     #[test]

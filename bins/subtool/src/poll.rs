@@ -145,7 +145,7 @@ impl Reply {
         let cpu = limit(cpu.map(|cpu| format!("{cpu} %")));
         let left = left.filter(|left| *left < 100);
         let left = left.map_or(String::new(), |left| format!(", {left} % of that while others wait"));
-        let scrub = self.scrub.as_ref().map_or("off".into(), |scrub| {
+        let scrub = self.scrub.as_ref().map_or("none under way".into(), |scrub| {
             let (done, total) = (HumanBytes(scrub.done_bytes), HumanBytes(scrub.total_bytes));
             let (began, corrupt) = (&scrub.began, scrub.corrupt_count);
             format!("{done} of {total} since {began}, {corrupt} corrupt files so far")
