@@ -74,20 +74,32 @@ impl Last {
     }
 }
 
-/// One machine: what is known of it and what is to be done next.
+/// What was counted and noted since the machine joined the fleet.
+#[derive(Debug, Default)]
+struct Tally {
+    last_sync: Option<Moment>,
+    last_reply: Option<Moment>,
+    updates: u64,
+    objects_fetched: u64,
+}
+
+/// One machine: what is known of it and what is to be done next. There is one for each machine of the fleet: what is the
+/// same for all is shared, and what a machine in sync has no use for is on the heap while there is some.
 #[derive(Debug)]
 pub struct Sub {
-    settings: Settings,
+    settings: Arc<Settings>,
     wanted: Wanted,
     updates: Updates,
     phase: Phase,
     status: Status,
-    info: SubInfo,
+    /// More about the status.
+    detail: Option<String>,
+    tally: Tally,
     last: Option<Last>,
     required: Option<Arc<Required>>,
     /// The tree and the plan that are being worked on.
-    pending: Option<(TreeId, Plan)>,
-    accepted: Option<Accepted>,
+    pending: Option<Box<(TreeId, Plan)>>,
+    accepted: Option<Box<Accepted>>,
     safety: Safety,
     /// The wish changed while a call was being made.
     stale: bool,
@@ -108,14 +120,15 @@ impl Sub {
     const POLLS_WITHOUT_PAUSE: u32 = 8;
 
     /// A machine nothing is known of. Give it [`Event::Wanted`] to begin.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: impl Into<Arc<Settings>>) -> Self {
         Self {
-            settings,
+            settings: settings.into(),
             wanted: Wanted::Undefined,
             updates: Updates::Enabled,
             phase: Phase::Resting(Connection::Down),
             status: Status::Unknown,
-            info: SubInfo::default(),
+            detail: None,
+            tally: Tally::default(),
             last: None,
             required: None,
             pending: None,
@@ -142,11 +155,17 @@ impl Sub {
         self.status
     }
 
+    /// More about that: the error, or what is unsafe.
+    pub fn detail(&self) -> Option<&str> {
+        self.detail.as_deref()
+    }
+
     /// What people are told of it.
     pub fn info(&self) -> SubInfo {
         let last = self.last.as_ref();
         SubInfo {
             status: self.status,
+            detail: self.detail.clone(),
             required_image: match &self.wanted {
                 Wanted::Undefined => None,
                 Wanted::NotReady(name, _) | Wanted::Ready(name, _) => Some(name.clone()),
@@ -156,7 +175,10 @@ impl Sub {
             kept: last.map(|last| last.details.kept.clone()).unwrap_or_default(),
             scan_count: last.map_or(0, |last| last.scan_count),
             scan_duration: last.map_or(Duration::ZERO, |last| last.scan_duration),
-            ..self.info.clone()
+            last_sync: self.tally.last_sync,
+            last_reply: self.tally.last_reply,
+            updates: self.tally.updates,
+            objects_fetched: self.tally.objects_fetched,
         }
     }
 
@@ -311,7 +333,7 @@ impl Sub {
     }
 
     fn on_polled(&mut self, now: Moment, reply: PollReply, out: &mut Vec<Action>) {
-        self.info.last_reply = Some(now);
+        self.tally.last_reply = Some(now);
         let PollReply { scanned, status, details } = reply;
         if self.last.as_ref().is_some_and(|last| last.instance != status.instance) {
             // The agent began anew and may have been anything in between.
@@ -347,7 +369,7 @@ impl Sub {
         let tree = match scanned {
             Scanned::Tree(tree) if tree.view == required.view_id => tree,
             Scanned::NotYet if self.status == Status::FailedToUpdate => {
-                let detail = self.info.detail.take();
+                let detail = self.detail.take();
                 return self.rest(now, Status::FailedToUpdate, detail, out);
             }
             Scanned::NotYet if self.updated => return self.settle(now, Status::WaitingForNextFullPoll, out),
@@ -362,20 +384,20 @@ impl Sub {
         let last = self.last.as_ref();
         let recorded = self.is_recorded(&required);
         let kept = last.map(|last| last.details.kept.clone()).unwrap_or_default();
-        let accepted = Some(Accepted { required: required.tree_id, actual, kept });
+        let accepted = Some(Box::new(Accepted { required: required.tree_id, actual, kept }));
         if recorded && (actual == required.tree_id || accepted == self.accepted) {
             return self.synced(now, out);
         }
         if actual == required.tree_id {
             // Nothing differs, but the machine does not know yet which image it is.
-            self.pending = Some((actual, Plan::default()));
+            self.pending = Some(Box::new((actual, Plan::default())));
             return self.on_plan(now, required, out);
         }
         self.phase = Phase::Comparing;
         if self.status != Status::UpdatesDisabled && self.status != Status::UnsafeUpdate {
             self.set(Status::ComputingUpdate, None);
         }
-        self.pending = Some((actual, Plan::default()));
+        self.pending = Some(Box::new((actual, Plan::default())));
         out.push(Action::Compare(required, tree));
     }
 
@@ -390,14 +412,14 @@ impl Sub {
 
     fn on_compared(&mut self, now: Moment, compared: Compared, out: &mut Vec<Action>) {
         let (Some((actual, _)), Some(required), false) =
-            (self.pending.take(), self.required.clone(), self.stale)
+            (self.pending.take().map(|pending| *pending), self.required.clone(), self.stale)
         else {
             return self.poll(now, Duration::ZERO, out);
         };
         let kept = self.last.as_ref().map(|last| last.details.kept.clone()).unwrap_or_default();
         let (plan, _) = compared.plan.without_kept(&kept);
         if plan.is_empty() {
-            self.accepted = Some(Accepted { required: required.tree_id, actual, kept });
+            self.accepted = Some(Box::new(Accepted { required: required.tree_id, actual, kept }));
             if self.is_recorded(&required) {
                 return self.synced(now, out);
             }
@@ -408,13 +430,13 @@ impl Sub {
         {
             return self.rest(now, Status::UnsafeUpdate, Some(danger), out);
         }
-        self.pending = Some((actual, plan));
+        self.pending = Some(Box::new((actual, plan)));
         self.on_plan(now, required, out);
     }
 
     /// A plan is to be carried out, possibly an empty one that only records the image.
     fn on_plan(&mut self, now: Moment, required: Arc<Required>, out: &mut Vec<Action>) {
-        let Some((_, plan)) = &self.pending else { return self.poll(now, Duration::ZERO, out) };
+        let Some((_, plan)) = self.pending.as_deref() else { return self.poll(now, Duration::ZERO, out) };
         if self.updates == Updates::Disabled {
             let count = plan.operations.len();
             return self.rest(
@@ -442,7 +464,7 @@ impl Sub {
     fn on_fetched(&mut self, now: Moment, result: Result<FetchReport, AgentError>, out: &mut Vec<Action>) {
         match result {
             Ok(report) => {
-                self.info.objects_fetched += report.objects;
+                self.tally.objects_fetched += report.objects;
                 self.send(now, out);
             }
             Err(AgentError::Denied(text)) => self.rest(now, Status::FetchDenied, Some(text), out),
@@ -456,7 +478,7 @@ impl Sub {
 
     fn send(&mut self, now: Moment, out: &mut Vec<Action>) {
         let (Some((base, plan)), Some(required), false) =
-            (self.pending.take(), self.required.clone(), self.stale)
+            (self.pending.take().map(|pending| *pending), self.required.clone(), self.stale)
         else {
             return self.poll(now, Duration::ZERO, out);
         };
@@ -469,7 +491,7 @@ impl Sub {
     fn on_updated(&mut self, now: Moment, result: Result<UpdateReport, AgentError>, out: &mut Vec<Action>) {
         match result {
             Ok(report) if report.is_success() => {
-                self.info.updates += 1;
+                self.tally.updates += 1;
                 self.failures = 0;
                 self.updated = true;
                 self.set(Status::WaitingForNextFullPoll, None);
@@ -494,7 +516,7 @@ impl Sub {
     }
 
     fn synced(&mut self, now: Moment, out: &mut Vec<Action>) {
-        self.info.last_sync = Some(now);
+        self.tally.last_sync = Some(now);
         self.failures = 0;
         self.pending = None;
         // It is what it must be as far as anybody can see, which is said.
@@ -567,7 +589,7 @@ impl Sub {
 
     fn set(&mut self, status: Status, detail: Option<String>) {
         self.status = status;
-        self.info.detail = detail;
+        self.detail = detail;
     }
 }
 

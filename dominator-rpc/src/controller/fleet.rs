@@ -5,13 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::herd::Moment;
-use dominator_core::machine::Machine;
 use dominator_core::port::{Cause, ClusterStore, ClusterStoreError, Revision};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::control::{FleetControl, FleetError, SubInfo, Switch, Updates};
-use super::machine::{Shown, lock};
+use super::member::Member;
 
 /// Where the decision about updates is kept.
 const UPDATES: &str = "dominator/updates";
@@ -23,7 +22,7 @@ const ATTEMPTS: usize = 5;
 pub struct Fleet(Arc<Inner>);
 
 struct Inner {
-    members: Mutex<BTreeMap<String, Member>>,
+    members: Mutex<BTreeMap<String, Arc<Member>>>,
     updates: watch::Sender<Updates>,
     cluster: Arc<dyn ClusterStore>,
     /// Held while a decision is taken, so that the last one kept is the last one in force.
@@ -44,13 +43,6 @@ impl Changes {
             std::future::pending::<()>().await;
         }
     }
-}
-
-/// A machine of the fleet.
-pub(super) struct Member {
-    pub(super) machine: watch::Sender<Arc<Machine>>,
-    pub(super) shown: Arc<Mutex<Shown>>,
-    pub(super) cleared: Arc<Notify>,
 }
 
 impl Fleet {
@@ -90,8 +82,14 @@ impl Fleet {
     }
 
     /// Lets `change` work on the machines.
-    pub(super) fn with_members<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Member>) -> T) -> T {
+    pub(super) fn with_members<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<Member>>) -> T) -> T {
         change(&mut self.0.members.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts a decision about updates in force.
+    fn decide(&self, decided: Updates) {
+        self.0.updates.send_replace(decided);
+        self.with_members(|members| members.values().for_each(|member| member.call()));
     }
 
     fn all(&self) -> Vec<SubInfo> {
@@ -99,18 +97,18 @@ impl Fleet {
     }
 
     fn sub(&self, member: &Member) -> SubInfo {
-        let (machine, shown) = (member.machine.borrow().clone(), lock(&member.shown));
+        let (machine, shown) = member.shown();
         let time = |moment: Moment| self.0.begun.checked_add(moment.0).unwrap_or(self.0.begun);
         SubInfo {
             hostname: machine.hostname.clone(),
             required_image: machine.required_image.clone(),
             planned_image: machine.planned_image.clone(),
-            last_image: shown.info.last_image.clone(),
-            status: shown.info.status,
-            detail: shown.info.detail.clone().unwrap_or_default(),
+            last_image: shown.last_image,
+            status: shown.status,
+            detail: shown.detail.unwrap_or_default(),
             since: shown.since,
-            last_heard: shown.info.last_reply.map(time),
-            unknown: shown.info.unknown,
+            last_heard: shown.last_reply.map(time),
+            unknown: shown.unknown,
         }
     }
 }
@@ -141,14 +139,14 @@ impl FleetControl for Fleet {
         let _deciding = self.0.deciding.lock().await;
         if switch == Switch::Disabled {
             // Before it is kept: whoever says "stop" must not wait for a disk, and a call that breaks off has stopped.
-            self.0.updates.send_replace(decided.clone());
+            self.decide(decided.clone());
         }
         for _ in 0..ATTEMPTS {
             let (_, revision) = read(&*self.0.cluster).await?;
             match self.0.cluster.set(UPDATES, Bytes::from(text.clone()), revision).await {
                 Ok(_) => {
                     tracing::warn!(who, reason, ?switch, "updates switched");
-                    self.0.updates.send_replace(decided);
+                    self.decide(decided);
                     return Ok(());
                 }
                 Err(ClusterStoreError::Conflict { .. }) => {}
@@ -161,7 +159,7 @@ impl FleetControl for Fleet {
     async fn clear_safety_shutoff(&self, hostname: &str) -> Result<bool, FleetError> {
         Ok(self.with_members(|members| match members.get(hostname) {
             Some(member) => {
-                member.cleared.notify_one();
+                member.clear();
                 true
             }
             None => false,

@@ -1,60 +1,37 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use dominator_core::herd::{self, Action, Event, Moment, Sub, SubInfo, Updates as Allowed};
 use dominator_core::machine::Machine;
 use dominator_core::port::{Agent, AgentError, Cause, FetchRequest, Unreachable, UpdateRequest};
 use futures_util::future::{BoxFuture, FutureExt as _, pending};
-use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::compare::compare;
 use super::control::Switch;
 use super::images::{ImageChanges, KnownImage};
+use super::member::{Change, Member, Orders};
 use super::runtime::Shared;
 use crate::limits;
-
-/// What is known of a machine, for whoever looks at the fleet.
-#[derive(Clone, Debug)]
-pub(super) struct Shown {
-    pub(super) info: SubInfo,
-    pub(super) since: SystemTime,
-}
-
-/// The ends of a machine's task that others hold.
-#[derive(Clone)]
-pub(super) struct Strings {
-    /// What the machine must be. When it is dropped, the task ends.
-    pub(super) machine: watch::Receiver<Arc<Machine>>,
-    /// What is known of it.
-    pub(super) shown: Arc<Mutex<Shown>>,
-    /// An operator agrees to an unsafe plan.
-    pub(super) cleared: Arc<Notify>,
-}
-
-impl Strings {
-    /// Shows that nobody looks after the machine for a moment.
-    pub(super) fn broke_down(&self, shared: &Shared) {
-        let detail =
-            Some("the controller failed on this machine, and will try again; its log says more".into());
-        let info = SubInfo { detail, ..SubInfo::default() };
-        *lock(&self.shown) = Shown { info, since: SystemTime::now() };
-        shared.ring();
-    }
-}
 
 /// Drives the state machine of one machine: performs its actions and tells it what came of them.
 pub(super) struct Runner {
     shared: Arc<Shared>,
-    strings: Strings,
+    member: Arc<Member>,
     machine: Arc<Machine>,
-    switch: watch::Receiver<super::Updates>,
+    updates: Allowed,
     sub: Sub,
     image: Option<(Arc<KnownImage>, ImageChanges)>,
     agent: Option<Arc<dyn Agent>>,
-    /// The call being made. There is one at a time.
+    /// The call being made, or the pause before the next. There is one at a time.
     call: Option<BoxFuture<'static, Done>>,
-    wake: Option<Instant>,
+}
+
+/// Whether the machine is of the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stays {
+    In,
+    Out,
 }
 
 /// What a call ended with.
@@ -65,38 +42,22 @@ enum Done {
 
 impl Runner {
     /// On the heap at once: a task that moves it about holds room for it several times over.
-    pub(super) fn new(shared: Arc<Shared>, mut strings: Strings) -> Box<Self> {
-        let machine = strings.machine.borrow_and_update().clone();
-        let switch = shared.updates.subscribe();
-        let sub = Sub::new(shared.tuning.herd.clone()).named(&machine.hostname);
-        let (image, agent, call, wake) = (None, None, None, None);
-        Box::new(Self { shared, strings, machine, switch, sub, image, agent, call, wake })
+    pub(super) fn new(shared: Arc<Shared>, member: Arc<Member>) -> Box<Self> {
+        let machine = member.machine();
+        let updates = allowed(&shared, &machine);
+        let sub = Sub::new(shared.patience.clone()).named(&machine.hostname);
+        let (image, agent, call) = (None, None, None);
+        Box::new(Self { shared, member, machine, updates, sub, image, agent, call })
     }
 
     /// Keeps the machine as it must be, until it leaves the fleet.
     pub(super) async fn run(mut self: Box<Self>) {
         self.look_up_image();
         self.tell_wanted();
-        loop {
+        while self.heed() == Stays::In {
             tokio::select! {
-                changed = self.strings.machine.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.change_machine();
-                }
-                changed = self.switch.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    self.tell_wanted();
-                }
+                () = self.member.called() => {}
                 () = next_change(&mut self.image) => self.tell_wanted(),
-                () = self.strings.cleared.notified() => self.tell(Event::ClearSafetyShutoff),
-                () = until(self.wake) => {
-                    self.wake = None;
-                    self.tell(Event::Wake);
-                }
                 done = ended(&mut self.call) => {
                     self.call = None;
                     self.take(done);
@@ -105,12 +66,28 @@ impl Runner {
         }
     }
 
-    fn change_machine(&mut self) {
-        let machine = self.strings.machine.borrow_and_update().clone();
+    /// Follows the orders there are for the machine, and what was decided for all.
+    fn heed(&mut self) -> Stays {
+        let (orders, machine) = self.member.orders();
+        match orders {
+            Orders::Leave => return Stays::Out,
+            // Before any change of the machine: what was agreed to is the plan for what it had to be.
+            Orders::Clear => self.tell(Event::ClearSafetyShutoff),
+            Orders::None => {}
+        }
+        if !Arc::ptr_eq(&machine, &self.machine) {
+            self.change_machine(machine);
+        } else if allowed(&self.shared, &machine) != self.updates {
+            self.tell_wanted();
+        }
+        Stays::In
+    }
+
+    fn change_machine(&mut self, machine: Arc<Machine>) {
         if machine.dial_host() != self.machine.dial_host() {
             // Nothing that was known holds for what stands at the other address.
-            self.sub = Sub::new(self.shared.tuning.herd.clone()).named(&machine.hostname);
-            (self.agent, self.call, self.wake) = (None, None, None);
+            self.sub = Sub::new(self.shared.patience.clone()).named(&machine.hostname);
+            (self.agent, self.call) = (None, None);
         }
         self.machine = machine;
         self.look_up_image();
@@ -127,12 +104,8 @@ impl Runner {
 
     fn tell_wanted(&mut self) {
         let wanted = self.image.as_ref().map(|(image, _)| image.wanted()).unwrap_or_default();
-        let switch = self.switch.borrow_and_update().switch;
-        let updates = match (switch, self.machine.disable_updates) {
-            (Switch::Enabled, false) => Allowed::Enabled,
-            (Switch::Disabled, _) | (_, true) => Allowed::Disabled,
-        };
-        self.tell(Event::Wanted(wanted, updates));
+        self.updates = allowed(&self.shared, &self.machine);
+        self.tell(Event::Wanted(wanted, self.updates));
     }
 
     fn take(&mut self, done: Done) {
@@ -157,27 +130,18 @@ impl Runner {
 
     fn show(&self) {
         let info = self.sub.info();
-        let mut shown = lock(&self.strings.shown);
-        let (entered, changed) = (info.status != shown.info.status, info != shown.info);
-        if entered {
-            shown.since = SystemTime::now();
-            let (sub, detail) = (&self.machine.hostname, info.detail.as_deref().unwrap_or_default());
-            tracing::info!(sub, status = info.status.text(), detail, "status");
+        let change = self.member.show(info);
+        if change == Change::Status {
+            let (sub, detail) = (&self.machine.hostname, self.sub.detail().unwrap_or_default());
+            tracing::info!(sub, status = self.sub.status().text(), detail, "status");
         }
-        shown.info = info;
-        drop(shown);
-        if changed {
+        if change != Change::None {
             self.shared.ring();
         }
     }
 
     fn perform(&mut self, action: Action) {
-        if let Action::WakeAt(moment) = action {
-            self.wake = Some(self.shared.instant(moment));
-            return;
-        }
         // Whatever the state machine waited for is answered by the call it makes now.
-        self.wake = None;
         self.call = Some(match self.call_for(action) {
             Ok(call) => call,
             Err(event) => std::future::ready(Done::Told(event)).boxed(),
@@ -241,14 +205,23 @@ impl Runner {
                 let agent = agent.map_err(|error| Event::CleanedUp(Err(error)))?;
                 told(async move { Event::CleanedUp(agent.clean_up().await) })
             }
-            Action::WakeAt(_) => pending().boxed(),
+            Action::WakeAt(moment) => {
+                let instant = shared.instant(moment);
+                told(async move {
+                    sleep_until(instant).await;
+                    Event::Wake
+                })
+            }
         })
     }
 }
 
-/// What is shown is whole after every statement.
-pub(super) fn lock(shown: &Mutex<Shown>) -> MutexGuard<'_, Shown> {
-    shown.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether the machine may be changed.
+fn allowed(shared: &Shared, machine: &Machine) -> Allowed {
+    match (shared.updates.borrow().switch, machine.disable_updates) {
+        (Switch::Enabled, false) => Allowed::Enabled,
+        (Switch::Disabled, _) | (_, true) => Allowed::Disabled,
+    }
 }
 
 fn told(event: impl Future<Output = Event> + Send + 'static) -> BoxFuture<'static, Done> {
@@ -282,13 +255,6 @@ async fn next_change(image: &mut Option<(Arc<KnownImage>, ImageChanges)>) {
     }
 }
 
-async fn until(wake: Option<Instant>) {
-    match wake {
-        Some(instant) => sleep_until(instant).await,
-        None => pending().await,
-    }
-}
-
 async fn ended(call: &mut Option<BoxFuture<'static, Done>>) -> Done {
     match call {
         Some(call) => call.await,
@@ -297,6 +263,14 @@ async fn ended(call: &mut Option<BoxFuture<'static, Done>>) -> Done {
 }
 
 impl Shared {
+    /// Shows that nobody looks after the machine for a moment.
+    pub(super) fn broke_down(&self, member: &Member) {
+        let detail =
+            Some("the controller failed on this machine, and will try again; its log says more".into());
+        member.show(SubInfo { detail, ..SubInfo::default() });
+        self.ring();
+    }
+
     /// Tells that something is shown that was not shown before.
     fn ring(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));

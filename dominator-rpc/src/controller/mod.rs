@@ -11,6 +11,7 @@ mod fixed;
 mod fleet;
 mod images;
 mod machine;
+mod member;
 mod runtime;
 
 pub use control::{FleetControl, FleetError, SubInfo, Switch, Updates};

@@ -1,21 +1,22 @@
 use std::collections::btree_map::Entry;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
-use dominator_core::herd::{self, SubInfo};
-use dominator_core::machine::{Machine, Mdb};
+use dominator_core::herd;
+use dominator_core::machine::Mdb;
 use dominator_core::port::{AgentDialer, ClusterStore, ImageStore, MachineSource};
 use futures_util::FutureExt as _;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::control::{FleetError, Updates};
 use super::directories::DirectoryCache;
-use super::fleet::{Fleet, Member};
+use super::fleet::Fleet;
 use super::images::ImageCache;
-use super::machine::{Runner, Shown, Strings};
+use super::machine::Runner;
+use super::member::Member;
 use crate::wire::text;
 
 /// How long a machine data base that can't be read is left alone.
@@ -75,7 +76,8 @@ pub(super) struct Shared {
     pub(super) comparing: Semaphore,
     pub(super) changes: watch::Sender<u64>,
     pub(super) begun: Instant,
-    pub(super) tuning: Tuning,
+    /// How patient the controller is with each machine.
+    pub(super) patience: Arc<herd::Settings>,
 }
 
 /// The runtime of a fleet: a task for each machine, and none that outlives it.
@@ -103,7 +105,7 @@ impl Controller {
             comparing: Semaphore::new(tuning.comparing.max(1)),
             changes: fleet.bell(),
             begun: Instant::now(),
-            tuning,
+            patience: Arc::new(tuning.herd),
         });
         Ok(Self { machines: parts.machines, fleet, shared })
     }
@@ -150,23 +152,13 @@ async fn next_machines(machines: &mut dyn MachineSource) -> Mdb {
 /// Adds, changes and removes machines.
 fn apply(mdb: Mdb, fleet: &Fleet, shared: &Arc<Shared>, tasks: &mut JoinSet<()>) {
     fleet.with_members(|members| {
-        // The task of a machine that is not there any more ends with the sender that is dropped here.
-        members.retain(|name, _| mdb.machines.contains_key(name));
+        members.extract_if(.., |name, _| !mdb.machines.contains_key(name)).for_each(|(_, gone)| gone.leave());
         for (name, machine) in mdb.machines {
             match members.entry(name) {
-                Entry::Occupied(member) => {
-                    member.get().machine.send_if_modified(|known| {
-                        let changed = **known != machine;
-                        if changed {
-                            *known = Arc::new(machine);
-                        }
-                        changed
-                    });
-                }
+                Entry::Occupied(member) => member.get().replace(machine),
                 Entry::Vacant(place) => {
-                    let (member, strings) = join(machine);
-                    place.insert(member);
-                    tasks.spawn(look_after(shared.clone(), strings));
+                    let member = place.insert(Member::new(machine));
+                    tasks.spawn(look_after(shared.clone(), Arc::clone(member)));
                 }
             }
         }
@@ -177,26 +169,16 @@ fn apply(mdb: Mdb, fleet: &Fleet, shared: &Arc<Shared>, tasks: &mut JoinSet<()>)
 
 /// Runs the task of a machine, and runs it anew when it breaks down: a fault in how one machine is looked after must not
 /// leave it alone for good, nor touch the others.
-async fn look_after(shared: Arc<Shared>, strings: Strings) {
-    let mut pause = shared.tuning.herd.retry_min;
+async fn look_after(shared: Arc<Shared>, member: Arc<Member>) {
+    let mut pause = shared.patience.retry_min;
     loop {
-        let runner = Box::pin(Runner::new(shared.clone(), strings.clone()).run());
-        // Nothing of the runner is used afterwards but these ends, whose values are replaced whole.
+        let runner = Box::pin(Runner::new(shared.clone(), member.clone()).run());
+        // Nothing of the runner is used afterwards but the member, whose values are replaced whole.
         let Err(_) = AssertUnwindSafe(runner).catch_unwind().await else { return };
-        tracing::error!(
-            sub = strings.machine.borrow().hostname,
-            "its task broke down; it will be started again"
-        );
-        strings.broke_down(&shared);
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(shared.tuning.herd.retry_max);
+        tracing::error!(sub = member.machine().hostname, "its task broke down; it will be started again");
+        shared.broke_down(&member);
+        // Boxed: the tasks of all machines have room for what one waits for here.
+        Box::pin(tokio::time::sleep(pause)).await;
+        pause = (pause * 2).min(shared.patience.retry_max);
     }
-}
-
-fn join(machine: Machine) -> (Member, Strings) {
-    let (machine, wanted) = watch::channel(Arc::new(machine));
-    let shown = Arc::new(Mutex::new(Shown { info: SubInfo::default(), since: SystemTime::now() }));
-    let cleared = Arc::new(Notify::new());
-    let strings = Strings { machine: wanted, shown: Arc::clone(&shown), cleared: cleared.clone() };
-    (Member { machine, shown, cleared }, strings)
 }
