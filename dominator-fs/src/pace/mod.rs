@@ -146,7 +146,8 @@ impl Pacer {
         if !self.is_boosted(Boost::Cpu)
             && let Some(budget) = &mut state.cpu
         {
-            let nanos = u64::try_from(cost.cpu.as_nanos()).unwrap_or(u64::MAX);
+            // A twentieth more, for what nobody is charged for: starting threads, and the end of a scan on one of them.
+            let nanos = u64::try_from((cost.cpu + cost.cpu / 20).as_nanos()).unwrap_or(u64::MAX);
             due.cpu = budget.charge(now, cost.since, nanos, cpu);
         }
         due
