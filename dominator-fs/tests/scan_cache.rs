@@ -62,13 +62,16 @@ fn save(cache: &Cache, state: &Path) {
 fn nothing_is_opened_where_nothing_changed_and_what_did_not_change_is_shared() {
     let (dir, mut cache, _) = known();
     let first = rescan(&settled(dir.path()), &mut cache);
+    let kept = cache.clone();
     let second = rescan(&settled(dir.path()), &mut cache);
+    assert!(cache.is_unchanged_since(&kept), "nothing is to be saved");
     assert_eq!((second.files_opened, second.bytes_hashed), (0, 0));
     assert_eq!(second.snapshot.id(), settled(dir.path()).scan(&Cancel::default()).unwrap().snapshot.id());
     fs::write(dir.path().join("many/7"), b"other").unwrap();
     fs::write(dir.path().join("many/new"), b"new").unwrap();
     let third = rescan(&settled(dir.path()), &mut cache);
     assert_eq!((third.files_opened, third.bytes_hashed), (2, 8));
+    assert!(!cache.is_unchanged_since(&kept));
     let shared = |scan: &Scan| {
         let same = |(id, directory): (_, &Arc<_>)| {
             first.snapshot.directories.iter().any(|(other, old)| other == id && Arc::ptr_eq(old, directory))

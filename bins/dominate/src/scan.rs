@@ -53,6 +53,8 @@ struct State<'a> {
     path: &'a Path,
     directory: File,
     cache: Cache,
+    /// As it is kept.
+    kept: Cache,
     /// Why what was kept is of no use.
     discarded: Option<String>,
 }
@@ -66,11 +68,14 @@ impl<'a> State<'a> {
             Err(CacheError::Io(error)) if error.kind() == io::ErrorKind::NotFound => (Cache::new(), None),
             Err(other) => (Cache::new(), Some(chain(&other))),
         };
-        Ok(Self { path, directory, cache, discarded })
+        Ok(Self { path, directory, kept: cache.clone(), cache, discarded })
     }
 
     /// Also after a scan that failed: what it hashed need not be hashed again.
     fn save(&self) -> Result<(), Failure> {
+        if self.cache.is_unchanged_since(&self.kept) {
+            return Ok(());
+        }
         let saved = self.cache.save(self.directory.as_fd(), name(self.path)?);
         saved.map(drop).during(|| format!("can't write {}", self.path.display()))
     }

@@ -101,6 +101,17 @@ impl Cache {
         self.top.is_none()
     }
 
+    /// Whether this is as good as `earlier`, of which it is a later copy: scans have come upon nothing new since. What is
+    /// saved need not be saved again then.
+    pub fn is_unchanged_since(&self, earlier: &Self) -> bool {
+        let same_top = match (&self.top, &earlier.top) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_top && (self.root, self.view) == (earlier.root, earlier.view)
+    }
+
     /// Forgets everything if this is another root than the last time.
     pub(super) fn bind(&mut self, root: &Root) -> io::Result<()> {
         let key = key_of(&root::inode_of(root)?);
