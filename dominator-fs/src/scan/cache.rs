@@ -121,3 +121,38 @@ impl Cache {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use dominator_core::inode::Timestamp;
+    use dominator_core::view::View;
+
+    use super::*;
+    use crate::scan::{Cancel, Clock, Scanner};
+
+    #[test]
+    fn a_scan_that_finds_nothing_new_makes_nothing_anew() {
+        let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/file"), b"x").unwrap();
+        let clock = Clock::new(|| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + Duration::from_secs(1000);
+            Timestamp::new(since.as_secs().try_into().unwrap(), since.subsec_nanos()).unwrap()
+        });
+        let root = Root::open(dir.path()).unwrap();
+        let scanner = Scanner::new(root.clone(), Arc::new(View::everything())).clock(clock);
+        let mut cache = Cache::new();
+        scanner.rescan(&mut cache, &Cancel::default()).unwrap();
+        let home = File::open(state.path()).unwrap();
+        let _durable = cache.save(home.as_fd(), b"scan").unwrap();
+        for mut cache in [cache, Cache::load(home.as_fd(), b"scan", &root).unwrap()] {
+            let before = cache.top.clone().unwrap();
+            scanner.rescan(&mut cache, &Cancel::default()).unwrap();
+            assert!(Arc::ptr_eq(&before, cache.top.as_ref().unwrap()));
+        }
+    }
+}

@@ -193,7 +193,8 @@ impl Scanner {
             }
             only = (round < ROUNDS).then_some(walked.also);
         }
-        let top = cache.top.as_mut().ok_or(ScanError::Root { source: io::ErrorKind::NotFound.into() })?;
+        let told = || io::Error::other("the scan came to its end and found nothing out of it");
+        let top = cache.top.as_mut().ok_or_else(|| ScanError::Root { source: told() })?;
         let links = agree::agree(top);
         let directories = agree::directories(top);
         Ok(Scan {

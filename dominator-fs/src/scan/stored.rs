@@ -408,4 +408,59 @@ mod tests {
         stored.top = Some(Arc::new(top));
         assert!(matches!(reading(&written(&stored)), Err(CacheError::Damaged(_))));
     }
+
+    /// Under a digest that is right.
+    fn under_a_digest(bytes: &[u8]) -> Vec<u8> {
+        [bytes, ObjectId::of(bytes).as_bytes()].concat()
+    }
+
+    #[test]
+    fn what_is_read_is_what_would_be_written_or_is_refused() {
+        let sound = &GOLDEN[..GOLDEN.len() - ObjectId::LEN];
+        let mut refused = 0;
+        for place in 0..sound.len() {
+            // The topmost bit makes a detail other than UTF-8, which is read as far as it goes.
+            for bit in 0..7 {
+                let mut bytes = sound.to_vec();
+                bytes[place] ^= 1 << bit;
+                let bytes = under_a_digest(&bytes);
+                match reading(&bytes) {
+                    Ok(stored) => assert_eq!(written(&stored), bytes, "bit {bit} of {place}"),
+                    Err(CacheError::Damaged(_)) => refused += 1,
+                    Err(error) => panic!("bit {bit} of {place}: {error}"),
+                }
+            }
+            let cut = reading(&under_a_digest(&sound[..place]));
+            assert!(matches!(cut, Err(CacheError::Damaged(_))), "cut at {place}: {cut:?}");
+        }
+        assert!(refused > 0);
+        let longer = under_a_digest(&[sound, b"x"].concat());
+        assert!(matches!(reading(&longer), Err(CacheError::Damaged(_))), "more at its end");
+    }
+
+    #[test]
+    fn what_is_longer_or_deeper_than_it_may_be_is_refused() {
+        let chain = |depth: usize| {
+            let mut last = known(Vec::new(), Extent::Whole).summarise();
+            for _ in 0..depth {
+                let mut above = known(vec![("d", last.inode.clone())], Extent::Whole);
+                above.below = Box::new([Arc::new(last)]);
+                last = above.summarise();
+            }
+            Stored { top: Some(Arc::new(last)), ..sample() }
+        };
+        assert!(reading(&written(&chain(ImagePath::MAX_DEPTH))).is_ok());
+        let deeper = reading(&written(&chain(ImagePath::MAX_DEPTH + 1)));
+        assert!(matches!(deeper, Err(CacheError::Damaged(_))), "{deeper:?}");
+
+        let detail = b"would not hold still";
+        let place = GOLDEN.windows(detail.len()).position(|window| window == detail).unwrap();
+        let long = |len: usize| {
+            let sound = &GOLDEN[..GOLDEN.len() - ObjectId::LEN];
+            let (count, rest) = (u32::try_from(len).unwrap().to_be_bytes(), &sound[place + detail.len()..]);
+            under_a_digest(&[&sound[..place - 4], &count, &vec![b'x'; len], rest].concat())
+        };
+        assert!(reading(&long(MAX_DETAIL)).is_ok());
+        assert!(matches!(reading(&long(MAX_DETAIL + 1)), Err(CacheError::Damaged(_))));
+    }
 }

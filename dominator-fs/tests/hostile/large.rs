@@ -6,7 +6,13 @@ use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use dominator_core::path::ImagePath;
+use dominator_core::tree::Directory;
+use dominator_core::view::View;
+use dominator_fs::root::Root;
+use dominator_fs::scan::{Cache, Cancel, Scanner};
 use dominator_fs_testkit::{left_out, needs_root};
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -94,6 +100,34 @@ fn a_directory_of_a_million_names_is_seen_as_it_is() {
     let after = observer.look();
     assert_eq!(after[0].snapshot.id(), after[1].snapshot.id());
     assert_ne!(after[0].snapshot.id(), anew.snapshot.id());
+}
+
+/// What fits into one is known; that there is more is a fact, and the root is called neither gone nor unreadable.
+#[test]
+fn a_root_with_more_names_than_a_directory_can_hold_is_told_to_have_more() {
+    const TEST: &str = "large::a_root_with_more_names_than_a_directory_can_hold_is_told_to_have_more";
+    const NAMES: u64 = 64_000;
+    if !is_wanted(TEST) {
+        return;
+    }
+    let tree = place();
+    let target = "t".repeat(4095);
+    for number in 0..NAMES {
+        symlink(&target, tree.path().join(format!("{number:0200}"))).unwrap();
+    }
+    let scanner = Scanner::new(Root::open(tree.path()).unwrap(), Arc::new(View::everything()));
+    let mut cache = Cache::new();
+    let first = scanner.rescan(&mut cache, &Cancel::default()).unwrap();
+    let again = scanner.rescan(&mut cache, &Cancel::default()).unwrap();
+    assert_eq!(again.snapshot.id(), first.snapshot.id());
+    for scan in [first, again] {
+        assert!((1..NAMES).contains(&scan.counts.symlinks), "{:?}", scan.counts);
+        assert_eq!(scan.facts.iter().map(|fact| &fact.path).collect::<Vec<_>>(), [&ImagePath::root()]);
+        let detail = &scan.facts[0].detail;
+        assert!(detail.contains(&Directory::MAX_LEN.to_string()), "{detail}");
+        assert!(scan.held.contains(&ImagePath::root()), "what is not told of can't be deleted");
+        scan.snapshot.verify(NAMES).unwrap();
+    }
 }
 
 /// Holes take no room, and are read as zeros all the same.
