@@ -141,3 +141,31 @@ impl Member {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_task_is_called_for_each_order_and_not_when_nothing_changed() {
+        let (known, other) =
+            (Machine::named("web1"), Machine { disable_updates: true, ..Machine::named("web1") });
+        let member = Member::new(known.clone());
+        let called = || member.called().now_or_never().is_some();
+        member.replace(known);
+        assert!(!called(), "it is what it was");
+        member.replace(other.clone());
+        assert!(called());
+        assert_eq!(*member.machine(), other);
+        member.clear();
+        assert!(called());
+        assert_eq!(member.orders().0, Orders::Clear);
+        assert_eq!(member.orders().0, Orders::None, "agreed once");
+        member.leave();
+        member.clear();
+        assert!(called());
+        assert_eq!((member.orders().0, member.orders().0), (Orders::Leave, Orders::Leave), "for good");
+    }
+}

@@ -182,3 +182,47 @@ async fn look_after(shared: Arc<Shared>, member: Arc<Member>) {
         pause = (pause * 2).min(shared.patience.retry_max);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use dominator_core::machine::Machine;
+    use dominator_core::port::{Agent, AgentError};
+    use dominator_core_testkit::{MemoryCluster, MemoryImages, MemoryMachines, MemoryObjects};
+
+    use super::*;
+    use crate::controller::{FleetControl as _, Switch};
+
+    struct Nowhere;
+
+    #[async_trait]
+    impl AgentDialer for Nowhere {
+        async fn dial(&self, _: &Machine) -> Result<Arc<dyn Agent>, AgentError> {
+            std::future::pending().await
+        }
+    }
+
+    /// Nothing else happens here that a task could wake for.
+    #[tokio::test(start_paused = true)]
+    async fn a_task_is_called_at_once_for_a_decision_and_ends_with_its_machine() {
+        let parts = Parts {
+            machines: Box::new(MemoryMachines::new([]).0),
+            dialer: Arc::new(Nowhere),
+            images: Arc::new(MemoryImages::new(Arc::new(MemoryObjects::default()))),
+            source: "images:6971".into(),
+            cluster: Arc::new(MemoryCluster::default()),
+        };
+        let Controller { fleet, shared, .. } = Controller::new(parts, Tuning::default()).await.unwrap();
+        let watched = Member::new(Machine::named("watched"));
+        fleet.with_members(|members| members.insert("watched".into(), watched.clone()));
+        fleet.switch_updates(Switch::Disabled, "a fire", "alice").await.unwrap();
+        assert!(watched.called().now_or_never().is_some());
+        let mut tasks = JoinSet::new();
+        let machines = [("web1".to_owned(), Machine::named("web1"))].into();
+        apply(Mdb { machines }, &fleet, &shared, &mut tasks);
+        tokio::task::yield_now().await;
+        apply(Mdb::default(), &fleet, &shared, &mut tasks);
+        let ended = tokio::time::timeout(Duration::from_secs(1), tasks.join_next()).await;
+        assert!(matches!(ended, Ok(Some(Ok(())))), "{ended:?}");
+    }
+}
