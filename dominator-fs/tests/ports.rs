@@ -273,3 +273,44 @@ fn shared_state_is_compared_and_set_through_the_port() {
         assert_eq!(store.value("updates").await.unwrap(), Some((Bytes::from_static(b"off"), revision)));
     });
 }
+
+#[test]
+fn a_directory_hands_out_the_objects_of_its_tree_and_nothing_that_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("below")).unwrap();
+    let long = vec![7; 3 * Piece::MAX_DATA + 5];
+    std::fs::write(dir.path().join("below/long"), &long).unwrap();
+    std::fs::write(dir.path().join("short"), "short").unwrap();
+    std::fs::hard_link(dir.path().join("short"), dir.path().join("other")).unwrap();
+    let root = Root::open(dir.path()).unwrap();
+    let tree =
+        import::directory(&root, &Filter::Empty, &Cancel::default(), &mut import::Nowhere).unwrap().snapshot;
+    let source = import::TreeSource::new(root, tree.clone());
+    let fetch = |id: ObjectId| {
+        run(async {
+            let mut pieces = source.objects(vec![id]).await?;
+            let (mut bytes, mut announced) = (Vec::new(), None);
+            while let Some(piece) = pieces.next().await {
+                match piece? {
+                    Piece::Begin { id: begun, size } => assert_eq!(announced.replace((begun, size)), None),
+                    Piece::Data(data) => bytes.extend_from_slice(&data),
+                }
+            }
+            assert_eq!(announced, Some((id, bytes.len() as u64)));
+            Ok::<_, StoreError>(bytes)
+        })
+    };
+    let mut ids: Vec<_> = tree.objects().into_keys().chain([tree.tree.links.0]).collect();
+    ids.extend(tree.directories.iter().map(|(id, _)| id.0));
+    assert!(ids.len() >= 5, "two contents, two directories, hard links");
+    for id in ids {
+        assert_eq!(ObjectId::of(&fetch(id).unwrap()), id);
+    }
+    let (absent, changed) = (ObjectId::of(b"absent"), ObjectId::of(b"short"));
+    assert!(matches!(fetch(absent), Err(StoreError::NotFound { id }) if id == absent));
+    for other in ["sh0rt", "sho"] {
+        std::fs::write(dir.path().join("short"), other).unwrap();
+        let refused = fetch(changed);
+        assert!(matches!(refused, Err(StoreError::Failed { .. })), "{other}: {refused:?}");
+    }
+}

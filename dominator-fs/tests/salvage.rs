@@ -179,6 +179,17 @@ fn what_was_written_to_and_had_its_time_put_back_stays() {
 }
 
 #[test]
+fn all_names_of_a_file_that_was_moved_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    old_root(dir.path());
+    for name in ["etc/zz", "usr/config"] {
+        fs::hard_link(dir.path().join("etc/config"), dir.path().join(name)).unwrap();
+    }
+    assert_eq!(salvage(dir.path()).left, []);
+    assert_eq!(names(dir.path()), [".subd"]);
+}
+
+#[test]
 fn a_file_that_could_not_be_moved_stays_and_so_do_its_copies() {
     let dir = tempfile::tempdir().unwrap();
     old_root(dir.path());

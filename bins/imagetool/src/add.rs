@@ -24,7 +24,7 @@ use dominator_rpc::transport::Tls;
 use serde::Serialize;
 
 use crate::options::AddOptions;
-use crate::source::{Offers, Shown, TreeSource};
+use crate::source::{Offers, Shown};
 use crate::{lint, required};
 
 /// What was added.
@@ -129,7 +129,7 @@ fn read_directory(path: &Path, selection: Selection<'_>) -> Result<Tree, Failure
     let mut offers = Offers::default();
     let imported = import::directory(&root, selection, &Cancel::default(), &mut offers)
         .during(|| format!("can't make an image of {}", path.display()))?;
-    let source = TreeSource::new(root, imported.snapshot.clone());
+    let source = import::TreeSource::new(root, imported.snapshot.clone());
     Ok((imported, offers.0, Arc::new(source), None))
 }
 

@@ -113,7 +113,7 @@ fn send(
     }
 }
 
-fn open(root: &Root, path: &ImagePath) -> io::Result<File> {
+pub(super) fn open(root: &Root, path: &ImagePath) -> io::Result<File> {
     let (dir, name) = root.parent(path)?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     // A device must not be opened to find out that it is one.

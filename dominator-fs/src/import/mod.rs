@@ -2,9 +2,13 @@
 //! names them. Neither holds more than a few files in memory, whatever the size of the tree.
 
 mod directory;
+#[cfg(feature = "tokio")]
+mod source;
 mod tar;
 
 pub use directory::{contents, directory};
+#[cfg(feature = "tokio")]
+pub use source::TreeSource;
 pub use tar::{ArchiveFault, tar};
 
 use std::io::{self, Read};
