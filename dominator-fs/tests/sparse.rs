@@ -1,4 +1,4 @@
-//! Holes: a gigabyte of nothing costs nothing, wherever it goes.
+//! Holes: hundreds of megabytes of nothing costs nothing, wherever it goes.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use std::fs::{self, File};
@@ -20,16 +20,16 @@ use dominator_fs::traits::traits_of;
 use dominator_fs::update::Updater;
 use dominator_fs::{export, import};
 
-const GIB: u64 = 1 << 30;
+const HOLE: u64 = 192 << 20;
 /// What a file of four blocks may take, in bytes: blocks that are read together are written together, and the
 /// file-system keeps notes of its own.
 const FEW: u64 = 1 << 20;
 
-/// A gigabyte with data at its beginning, in the middle and near its end, the last of it a hole.
+/// A hole with data at its beginning, in the middle and near its end, and nothing at its end.
 fn holey(path: &Path) {
     let file = File::create(path).unwrap();
-    file.set_len(GIB + 123).unwrap();
-    for (at, word) in [(0, "first"), (GIB / 2 + 777, "middle"), (GIB - 5000, "last")] {
+    file.set_len(HOLE + 123).unwrap();
+    for (at, word) in [(0, "first"), (HOLE / 2 + 777, "middle"), (HOLE - 5000, "last")] {
         file.write_all_at(word.as_bytes(), at).unwrap();
     }
     assert!(taken(path) < FEW, "this file-system has no holes to keep");
@@ -85,7 +85,7 @@ fn fetch(store: &ObjectStore, updater: &Updater, id: ObjectId) {
 }
 
 #[test]
-fn a_hole_of_a_gigabyte_takes_no_room_in_store_cache_staging_root_and_export() {
+fn a_large_hole_takes_no_room_in_store_cache_staging_root_and_export() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     for name in ["source", "machine", "export"] {
@@ -97,7 +97,7 @@ fn a_hole_of_a_gigabyte_takes_no_room_in_store_cache_staging_root_and_export() {
     let store = ObjectStore::open(&at("store")).unwrap();
     let tree = imported(&at("source"), &store);
     assert!(taken_below(&at("store")) < FEW);
-    let (&id, _) = tree.objects().iter().find(|(_, size)| **size > GIB).unwrap();
+    let (&id, _) = tree.objects().iter().find(|(_, size)| **size > HOLE).unwrap();
 
     let root = Root::open(&at("machine")).unwrap();
     let mut updater = Updater::new(root.clone(), Arc::new(Kernel)).unwrap();
