@@ -69,8 +69,8 @@ impl Bar {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| work | seen | against | figure | bar | holds | CPU time |")?;
-        writeln!(f, "|---|---|---|---|---|---|---|")?;
+        writeln!(f, "| work | seen | against | figure | bar | holds |")?;
+        writeln!(f, "|---|---|---|---|---|---|")?;
         for bar in &self.bars {
             let (figure, limit) = (bar.unit.show(bar.figure), bar.unit.show(bar.limit));
             let holds = if bar.holds() { "yes" } else { "**no**" };
