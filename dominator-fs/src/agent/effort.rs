@@ -147,10 +147,14 @@ impl Throttle {
 
     /// What is in force now.
     pub(super) fn pacing(&self) -> Pacing {
-        let cpu = self.lock().effort.cpu;
+        let (cpu, disk) = {
+            let held = self.lock();
+            (held.effort.cpu, held.limits().disk)
+        };
         let status = self.pacer.status();
         Pacing {
-            disk: status.disk,
+            // As set: what pressure leaves of it is told beside it.
+            disk: status.disk.and(disk).map(BytesPerSecond::bytes),
             cpu: status.cpu.map(|_| cpu),
             left: match status.pressure {
                 PressureStatus::Watched { disk, cpu } => u8::try_from(disk.min(cpu) / 10).ok(),
