@@ -73,7 +73,8 @@ fn a_share_of_the_disk_is_a_share_of_what_is_really_read_from_it() {
             let (read, took) = (disk.bytes_read() - before, began.elapsed());
             println!("{percent} %: {hashed} bytes hashed, {read} read in {took:?}");
             assert_eq!(hashed, 2 * total, "half of it was in the page cache");
-            assert!((total..total + MIB).contains(&read));
+            // With what is read ahead, and what the measurement before drove out of the cache.
+            assert!((total..total + total / 4).contains(&read));
             check(&format!("{percent} %"), read as f64 / took.as_secs_f64(), share.bytes() as f64);
         }
     });
@@ -139,6 +140,8 @@ fn all_threads_together_stay_below_their_share_of_the_processors() {
     for percent in [5, 25, 50] {
         let share = (f64::from(percent) * cores / 100.0).min(1.0);
         let pacer = Arc::new(Pacer::new(Limits { cpu: Share::new(percent), ..Limits::default() }));
+        // What may be used at once at the beginning is no rate.
+        scan(dir.path(), &pacer);
         let (began, before) = (Instant::now(), worked());
         // So much work that two seconds pass at the share.
         while worked() - before < Duration::from_secs_f64(2.0 * share) {

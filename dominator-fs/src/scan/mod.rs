@@ -181,6 +181,8 @@ impl Scanner {
         const ROUNDS: usize = 8;
         let began = Instant::now();
         cache.bind(&self.root).map_err(|source| ScanError::Root { source })?;
+        // This thread's part, at the end, counts from here.
+        self.pacer.pace(cancel);
         let pool = self.pool()?;
         let (mut bytes_hashed, mut files_opened) = (0, 0);
         for round in 1.. {
@@ -197,7 +199,7 @@ impl Scanner {
         let top = cache.top.as_mut().ok_or_else(|| ScanError::Root { source: told() })?;
         let links = agree::agree(top);
         let directories = agree::directories(top);
-        Ok(Scan {
+        let scan = Scan {
             facts: agree::facts(top),
             held: agree::held(top).into_iter().chain(mounts::held(&self.root)).collect(),
             counts: top.summary.counts,
@@ -205,7 +207,9 @@ impl Scanner {
             bytes_hashed,
             files_opened,
             elapsed: began.elapsed(),
-        })
+        };
+        self.pacer.pace(cancel);
+        Ok(scan)
     }
 
     fn pool(&self) -> Result<ThreadPool, ScanError> {
