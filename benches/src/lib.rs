@@ -5,4 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod bare;
+pub mod contender;
 pub mod corpus;
+pub mod table;

@@ -1,21 +1,20 @@
 #!/bin/sh
 # Makes a Debian bookworm root of more than 30,000 files in DIR: device nodes, set-uid files, hard links, file capabilities.
 #
-#   debian-root.sh DIR [--upgrade]
+#   debian-root.sh [DIR [--upgrade]]
 #
-# With --upgrade about a tenth of the files differ from those without: other versions of a few packages are played by
-# rewriting what they own. The root without it is kept as a tar archive in $DOMINATOR_DEBIAN_CACHE (default
-# /var/cache/dominator-testkit), so that a second run takes seconds. Needs root and mmdebstrap.
+# Without DIR it only sees to the archive that is kept (below). With --upgrade about a tenth of the files differ from those
+# without: other versions of a few packages are played by rewriting what they own. The root without it is kept as a tar
+# archive in $DOMINATOR_DEBIAN_CACHE (default /var/cache/dominator-testkit), so that a second run takes seconds. Needs root
+# and mmdebstrap.
 set -eu
 
-directory=${1:?usage: debian-root.sh DIR [--upgrade]}
 cache=${DOMINATOR_DEBIAN_CACHE:-/var/cache/dominator-testkit}
 mirror=${DOMINATOR_DEBIAN_MIRROR:-}
 archive=$cache/bookworm.tar
 packages=python3,gcc,g++,git,perl,vim,locales,linux-image-amd64,openssh-server,build-essential,python3-numpy,cmake,iputils-ping
 
 make_archive() {
-    mkdir -p "$cache"
     # Nothing a machine writes for itself belongs to an image; proc and sys are only mounted while packages are set up.
     rm -rf "$cache/root"
     mmdebstrap --mode=root --variant=standard --format=directory --include="$packages" \
@@ -41,7 +40,13 @@ upgrade() {
     chmod 700 "$1/usr/share/upgrade"
 }
 
+mkdir -p "$cache"
+exec 9>"$cache/bookworm.lock"
+flock 9
 [ -f "$archive" ] || make_archive
+exec 9>&-
+directory=${1:-}
+[ -n "$directory" ] || exit 0
 mkdir -p "$directory"
 tar --extract --file "$archive" --directory "$directory" --numeric-owner --same-permissions --xattrs --xattrs-include='*'
 if [ "${2:-}" = --upgrade ]; then

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::filter::Filter;
+use crate::health::HealthChecks;
 use crate::object::ObjectId;
 use crate::tree::{Tree, TreeId};
 use crate::trigger::Triggers;
@@ -86,6 +87,8 @@ pub struct Image {
     pub filter: Filter,
     /// Which services are concerned.
     pub triggers: Triggers,
+    /// What must be true of a machine for the image to stay on it.
+    pub health: HealthChecks,
     /// Which classes of extended attributes the source could carry. Others are left alone on the machine.
     pub xattrs: XattrPolicy,
     /// Who added it: the user name in the certificate, set by the server.
@@ -105,7 +108,7 @@ pub struct Image {
 }
 
 impl Image {
-    const MAGIC: [u8; 4] = *b"DIM1";
+    const MAGIC: [u8; 4] = *b"DIM2";
     /// The longest encoding accepted, in bytes.
     pub const MAX_LEN: usize = 96 * 1024 * 1024;
     /// The longest text in a manifest, in bytes.
@@ -117,6 +120,7 @@ impl Image {
             tree,
             filter,
             triggers,
+            health: HealthChecks::default(),
             xattrs,
             created_by: String::new(),
             created_on: 0,
@@ -149,6 +153,7 @@ impl Image {
         w.bytes(&self.tree.encode());
         encode_filter(&mut w, &self.filter);
         w.bytes(self.triggers.to_json().as_bytes());
+        w.bytes(self.health.to_json().as_bytes());
         w.u8(self.xattrs.bits());
         w.bytes(self.created_by.as_bytes());
         w.u64(self.created_on);
@@ -166,7 +171,7 @@ impl Image {
     /// Reads a canonical encoding.
     ///
     /// # Errors
-    /// [`DecodeError`] when it is none, or filter or triggers in it do not compile.
+    /// [`DecodeError`] when it is none, or filter, triggers or health checks in it can't be used.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::open(bytes, Self::MAGIC, Self::MAX_LEN)?;
         let tree = Tree::decode(r.bytes(Tree::MAX_LEN)?)?;
@@ -177,6 +182,7 @@ impl Image {
         if triggers.to_json().as_bytes() != json {
             return Err(DecodeError::Invalid("triggers in another spelling"));
         }
+        let health = decode_health(r.bytes(HealthChecks::MAX_JSON)?)?;
         let xattrs =
             XattrPolicy::from_bits(r.u8()?).ok_or(DecodeError::Invalid("an unknown class of attributes"))?;
         let created_by = r.text(Self::MAX_TEXT)?.to_owned();
@@ -189,6 +195,7 @@ impl Image {
             tree,
             filter,
             triggers,
+            health,
             xattrs,
             created_by,
             created_on,
@@ -199,6 +206,15 @@ impl Image {
             owner_groups,
         })
     }
+}
+
+fn decode_health(json: &[u8]) -> Result<HealthChecks, DecodeError> {
+    let health =
+        HealthChecks::from_json(json).map_err(|_| DecodeError::Invalid("health checks that are none"))?;
+    if health.to_json().as_bytes() != json {
+        return Err(DecodeError::Invalid("health checks in another spelling"));
+    }
+    Ok(health)
 }
 
 fn encode_map(w: &mut Writer, map: &BTreeMap<String, String>) {

@@ -60,9 +60,13 @@
 //! hand and specified in `docs/formats/`, and what comes from outside is decoded within named limits or refused.
 #![forbid(unsafe_code)]
 
-pub mod authorise;
+pub mod activation;
+pub mod auth;
+pub mod backoff;
 mod codec;
+pub mod disruption;
 pub mod filter;
+pub mod health;
 pub mod herd;
 pub mod image;
 pub mod inode;

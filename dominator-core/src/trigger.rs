@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -119,8 +121,18 @@ impl Triggers {
         fired
     }
 
+    /// The same with each service called by its [`plain_name`].
+    pub(crate) fn by_plain_names(&self) -> Self {
+        let plain = |trigger: &Trigger| Trigger {
+            service: plain_name(&trigger.service).to_owned(),
+            ..trigger.clone()
+        };
+        Self { list: self.list.iter().map(plain).collect(), lines: self.lines.clone() }
+    }
+
     /// Both lists as one: triggers of one service and action are merged, fire when either would, and have the graver of
-    /// their flags; the first sort name that says anything is kept. The limits hold for each list, not for both.
+    /// their flags. Of their sort names the least is kept, that of this list if it says anything. The limits hold for each
+    /// list, not for both.
     pub fn merged(&self, other: &Self) -> Self {
         let mut merged: BTreeMap<(String, bool), (Trigger, Vec<Lines>)> = BTreeMap::new();
         let both = self.list.iter().zip(&self.lines).chain(other.list.iter().zip(&other.lines));
@@ -143,23 +155,54 @@ impl Triggers {
             }
             entry.do_reboot |= trigger.do_reboot;
             entry.high_impact |= trigger.high_impact;
-            if entry.sort_name.is_empty() {
-                entry.sort_name.clone_from(&trigger.sort_name);
-            }
+        }
+        for (trigger, _) in merged.values_mut() {
+            let mut names = [self, other].into_iter().filter_map(|list| list.first_sort_name(trigger));
+            trigger.sort_name = names.find(|name| !name.is_empty()).unwrap_or_default().to_owned();
         }
         let (list, lines) = merged.into_values().unzip();
         Self { list, lines }
     }
+
+    /// The least sort name of those triggers that are merged to `merged`.
+    fn first_sort_name(&self, merged: &Trigger) -> Option<&str> {
+        let same =
+            |trigger: &&Trigger| trigger.service == merged.service && trigger.do_reload == merged.do_reload;
+        let names = self.list.iter().filter(same).map(|trigger| trigger.sort_name.as_str());
+        names.min_by(|a, b| version_order(a, b))
+    }
 }
 
 /// A name that `systemctl` and `service` can take and never read as an option or a path.
-fn is_service_name(name: &str) -> bool {
+pub(crate) fn is_service_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"@._:\\-+".contains(&b);
     !name.is_empty()
         && name.len() <= Triggers::MAX_SERVICE
         && !name.starts_with(['-', '.'])
         && name.bytes().all(allowed)
 }
+
+/// What a service is called without saying that it is one: `web` and `web.service` are the same to whoever starts it. What
+/// would be a unit of another kind then keeps its name.
+pub(crate) fn plain_name(service: &str) -> &str {
+    let plain = service.strip_suffix(".service").filter(|plain| !plain.is_empty());
+    plain.filter(|plain| !UNIT_KINDS.iter().any(|kind| plain.ends_with(kind))).unwrap_or(service)
+}
+
+/// How the names of systemd's units end.
+const UNIT_KINDS: [&str; 11] = [
+    ".service",
+    ".socket",
+    ".device",
+    ".mount",
+    ".automount",
+    ".swap",
+    ".target",
+    ".path",
+    ".timer",
+    ".slice",
+    ".scope",
+];
 
 /// Compares strings with runs of digits as numbers: `a2` comes before `a10`.
 pub fn version_order(a: &str, b: &str) -> Ordering {
@@ -194,6 +237,34 @@ fn digits(text: &[u8]) -> &[u8] {
 fn number(digits: &[u8]) -> &[u8] {
     let zeros = digits.iter().take_while(|b| **b == b'0').count();
     digits.get(zeros..).unwrap_or_default()
+}
+
+/// The name of a service: a unit for `systemctl`, or what `service` takes; never an option or a path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceName(String);
+
+impl ServiceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ServiceName {
+    type Err = BadTriggers;
+
+    fn from_str(text: &str) -> Result<Self, BadTriggers> {
+        match is_service_name(text) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(BadTriggers::Service { service: text.chars().take(80).collect() }),
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// A list of triggers that can't be used.
@@ -275,6 +346,20 @@ mod tests {
         for service in ["", "-H", "a b", "x;y", "../../bin/sh", ".hidden", "a/b"] {
             let trigger = Trigger { service: service.into(), ..Trigger::default() };
             assert!(Triggers::new(vec![trigger]).is_err(), "{service:?}");
+        }
+    }
+
+    #[test]
+    fn a_plain_name_is_the_same_unit_as_the_whole_one() {
+        for (whole, plain) in [
+            ("web.service", "web"),
+            ("web", "web"),
+            ("php8.2-fpm.service", "php8.2-fpm"),
+            ("web.socket", "web.socket"),
+            ("web.socket.service", "web.socket.service"),
+            (".service", ".service"),
+        ] {
+            assert_eq!(plain_name(whole), plain);
         }
     }
 

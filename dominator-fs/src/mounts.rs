@@ -116,6 +116,12 @@ impl Mounts {
         self.points.range(path..).next().filter(|point| point.is_within(path))
     }
 
+    /// Whether the kernel refuses by itself to move or replace any mount point: it does those this process has in its own
+    /// tree of mounts, by whatever path they are reached. A directory that leads to one it moves.
+    pub fn are_held(&self) -> bool {
+        self.tables.len() == 1
+    }
+
     fn changed(&self) -> io::Result<bool> {
         let mut fds: Vec<_> = self.tables.iter().map(|table| PollFd::new(table, PollFlags::PRI)).collect();
         loop {

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dominator_core::inode::Xattrs;
+use dominator_core::inode::{Timestamp, Xattrs};
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::view::XattrPolicy;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags};
@@ -32,6 +32,7 @@ pub struct Root {
     handles: Arc<Handles>,
     dev: u64,
     mount: Option<u64>,
+    layered: bool,
 }
 
 #[derive(Debug)]
@@ -91,8 +92,11 @@ impl Root {
     }
 
     fn of(handles: Handles) -> io::Result<Self> {
+        const OVERLAYFS: u64 = 0x794c_7630;
         let stat = inode_of(&handles.top)?;
-        Ok(Self { dev: dev_of(&stat), mount: mount_of(&stat), handles: Arc::new(handles) })
+        let kind = rustix::fs::fstatfs(&handles.top)?.f_type;
+        let layered = u64::try_from(kind).is_ok_and(|kind| kind == OVERLAYFS);
+        Ok(Self { dev: dev_of(&stat), mount: mount_of(&stat), layered, handles: Arc::new(handles) })
     }
 
     /// The directory where the machine has it, mounted as the machine has it mounted.
@@ -103,6 +107,11 @@ impl Root {
     /// The file-system the root is on, as `st_dev` tells it.
     pub fn dev(&self) -> u64 {
         self.dev
+    }
+
+    /// Whether files come from several layers, and become others, in all but their number, when they change first.
+    pub(crate) fn is_layered(&self) -> bool {
+        self.layered
     }
 
     /// Whether something with that `stat` is on another file-system, or is where one is mounted: what the image calls
@@ -121,7 +130,7 @@ impl Root {
     /// # Errors
     /// What the kernel says; `ELOOP` when a symbolic link is in the way, `ENOTDIR` when something else is.
     pub fn directory(&self, path: &ImagePath) -> io::Result<OwnedFd> {
-        self.resolved(path, Self::RESOLVE)
+        self.resolved(path, OFlags::RDONLY, Self::RESOLVE)
     }
 
     /// As [`Root::directory`], but nothing that is mounted below the root is opened, or even asked.
@@ -130,15 +139,24 @@ impl Root {
     /// What the kernel says; `EXDEV` when something is mounted there or on the way there, or when what was there was
     /// moved out of the root meanwhile.
     pub fn directory_here(&self, path: &ImagePath) -> io::Result<OwnedFd> {
-        self.resolved(path, Self::RESOLVE.union(ResolveFlags::NO_XDEV))
+        self.resolved(path, OFlags::RDONLY, Self::RESOLVE.union(ResolveFlags::NO_XDEV))
     }
 
-    fn resolved(&self, path: &ImagePath, resolve: ResolveFlags) -> io::Result<OwnedFd> {
+    /// As [`Root::directory_here`], but the handle only names the directory (`O_PATH`): it is the base of further calls, and
+    /// can be had at half the price.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn base_here(&self, path: &ImagePath) -> io::Result<OwnedFd> {
+        self.resolved(path, OFlags::PATH, Self::RESOLVE.union(ResolveFlags::NO_XDEV))
+    }
+
+    fn resolved(&self, path: &ImagePath, how: OFlags, resolve: ResolveFlags) -> io::Result<OwnedFd> {
         let relative = match path.as_bytes() {
             b"/" => b".",
             bytes => bytes.strip_prefix(b"/").unwrap_or(bytes),
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -289,13 +307,29 @@ pub(crate) fn names_in(dir: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     Ok(names)
 }
 
+/// Whether an open directory holds nothing. Of one that holds millions of names, a few are read.
+pub(crate) fn is_empty(dir: BorrowedFd<'_>) -> io::Result<bool> {
+    for entry in Dir::read_from(dir)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Whether `st_mode` is a directory's.
 pub(crate) fn is_directory(st_mode: u16) -> bool {
     FileType::from_raw_mode(st_mode.into()).is_dir()
 }
 
-/// All that is ever asked for, with the mount it is on.
-const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
+/// All that is ever asked for, with the mount it is on and the time of its birth.
+const STAT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID).union(StatxFlags::BTIME);
+
+/// When an inode was made, where the file-system keeps that.
+pub(crate) fn born(stat: &Statx) -> Option<Timestamp> {
+    let has = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    has.then(|| Timestamp::new(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)).flatten()
+}
 
 /// Which mount it is on, where the kernel tells.
 pub(crate) fn mount_of(stat: &Statx) -> Option<u64> {

@@ -4,13 +4,19 @@
 //! directories or plants symbolic links meanwhile can lead it elsewhere. [`Kernel`] is the real thing; a test may put a
 //! model in its place that cuts the power.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::root::proc_path;
 use dominator_core::inode::{Device, Mode, Timestamp};
+use nix::libc;
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
+
+use rustix::io::Errno;
+
+pub use rustix::fs::IFlags;
 
 /// A name in an open directory, or an open file itself.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +105,8 @@ pub trait Seam: Send + Sync {
     fn set_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> io::Result<()>;
     /// Removes an extended attribute.
     fn remove_xattr(&self, at: At<'_>, name: &[u8]) -> io::Result<()>;
+    /// Sets what `chattr` sets of an open file or directory: whether it is immutable, append-only and so on.
+    fn set_flags(&self, fd: BorrowedFd<'_>, flags: IFlags) -> io::Result<()>;
     /// Waits until contents and metadata of a file or directory would survive a power cut. Only [`crate::publish`]
     /// calls this.
     fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()>;
@@ -168,7 +176,11 @@ impl Seam for Kernel {
     }
 
     fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
-        // fchmodat can't be told not to follow; a handle to the file itself can't be swapped.
+        match chmod_itself(at, mode) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOSYS) => {}
+            other => return other,
+        }
+        // Linux older than 6.6 can't be told not to follow; a handle to the file itself can't be swapped.
         let opened;
         let handle = if at.name.is_empty() {
             at.dir
@@ -206,6 +218,10 @@ impl Seam for Kernel {
         Ok(rustix::fs::lremovexattr(proc_path(at.dir, at.name), name)?)
     }
 
+    fn set_flags(&self, fd: BorrowedFd<'_>, flags: IFlags) -> io::Result<()> {
+        Ok(rustix::fs::ioctl_setflags(fd, flags)?)
+    }
+
     fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(rustix::fs::fsync(fd)?)
     }
@@ -219,6 +235,22 @@ fn raw(mode: Mode) -> rustix::fs::Mode {
     rustix::fs::Mode::from_raw_mode(mode.bits().into())
 }
 
+#[expect(unsafe_code, reason = "neither rustix nor nix has this call")]
+fn chmod_itself(at: At<'_>, mode: Mode) -> io::Result<()> {
+    let name = CString::new(at.name)?;
+    // SAFETY: the name is a string of C and lives through the call, which only reads it.
+    let outcome = unsafe {
+        libc::syscall(
+            libc::SYS_fchmodat2,
+            at.dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::c_uint::from(mode.bits()),
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
+        )
+    };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// A handle that only names the file: opening it reads nothing, follows nothing and wakes no device.
 fn handle(at: At<'_>) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -226,7 +258,7 @@ fn handle(at: At<'_>) -> io::Result<OwnedFd> {
 }
 
 /// A path to what `handle` was opened for. The kernel resolves it to that very file, even a symbolic link.
-fn itself_path(handle: BorrowedFd<'_>) -> String {
+pub(crate) fn itself_path(handle: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", handle.as_raw_fd())
 }
 

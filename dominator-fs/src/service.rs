@@ -1,76 +1,137 @@
 //! Services: what triggers ask for, done by the machine's own service manager; and the order of it in an update.
 
-mod activation;
+mod command;
+mod reboot;
+#[cfg(feature = "systemd")]
+mod systemd;
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use dominator_core::port::{ServiceAction, ServiceError, ServiceRunner};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags};
+use dominator_core::port::{Rules, ServiceAction, ServiceError, ServiceRunner, ServiceState};
 
-pub use activation::{Activation, Debt, Due, changed};
+pub(crate) use command::{Ended, Leftovers, run_limited};
+pub use dominator_core::activation::{AGENT_SERVICE, Activation, Conclusion, Debt, Due, Withdrawal, changed};
+pub use reboot::{Levers, Rung, climb};
+#[cfg(feature = "systemd")]
+pub use systemd::Systemd;
 
-/// The agent's own service. It is never stopped, as nobody would start it again; to start it is to restart it without
-/// waiting.
-pub const AGENT_SERVICE: &str = "subd";
-
-/// The services of the running system: `systemctl`, or `service` where systemd does not run. Each action has a time
-/// limit, no terminal, no environment but a search path, and its last words are kept.
+/// The services of the running system. systemd is spoken to directly (feature `systemd`); where that can't be done,
+/// `systemctl` is used, and `service` where systemd does not run. Each action has a time limit. Programs get no terminal
+/// and no environment but a search path, and their last words are kept.
 #[derive(Clone, Debug)]
 pub struct SystemServices {
     manager: Manager,
     limit: Duration,
+    reach: Reach,
 }
 
 /// What carries actions out.
 #[derive(Clone, Debug)]
 enum Manager {
-    Systemd { systemctl: PathBuf },
-    SysV { service: PathBuf, reboot: PathBuf },
+    Systemd {
+        #[cfg(feature = "systemd")]
+        direct: Systemd,
+        systemctl: PathBuf,
+    },
+    SysV {
+        service: PathBuf,
+        reboot: PathBuf,
+    },
+}
+
+/// How far a reboot may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// The service manager is asked: that of tests, and one that was named.
+    #[cfg(any(test, feature = "systemd"))]
+    Manager,
+    /// If it does not do it, the machine is restarted without it.
+    Machine,
 }
 
 impl SystemServices {
     /// How long an action may take unless said otherwise: what systemd gives a service to stop.
     pub const LIMIT: Duration = Duration::from_secs(90);
+    /// How long it may take to say what a service is doing.
+    pub const STATE_LIMIT: Duration = Duration::from_secs(10);
     /// How much of what an action prints is kept, in bytes: the last of it.
-    pub const MAX_OUTPUT: usize = 4096;
+    pub const MAX_OUTPUT: usize = command::MAX_OUTPUT;
 
     /// Finds out who manages services here.
     pub fn detect() -> Self {
         let manager = if Path::new("/run/systemd/system").is_dir() {
-            Manager::Systemd { systemctl: "systemctl".into() }
+            Manager::Systemd {
+                #[cfg(feature = "systemd")]
+                direct: Systemd::of_machine(),
+                systemctl: "systemctl".into(),
+            }
         } else {
             Manager::SysV { service: "service".into(), reboot: "reboot".into() }
         };
-        Self { manager, limit: Self::LIMIT }
+        Self { manager, limit: Self::LIMIT, reach: Reach::Machine }
     }
 
-    /// Gives actions `limit` instead of [`SystemServices::LIMIT`].
+    /// Those that `direct` manages; when it can't be spoken to, the program `systemctl` is used. A reboot asks it, and does
+    /// no more than that.
+    #[cfg(feature = "systemd")]
+    pub fn systemd(direct: Systemd, systemctl: impl Into<PathBuf>) -> Self {
+        let manager = Manager::Systemd { direct, systemctl: systemctl.into() };
+        Self { manager, limit: Self::LIMIT, reach: Reach::Manager }
+    }
+
+    /// Gives actions `limit` instead of [`SystemServices::LIMIT`]. Where systemd is spoken to directly, a unit that says it may
+    /// take longer is given what it says, and a quarter of an hour at most.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
+    /// Has the manager do it, and waits for that.
+    fn carry_out(&self, action: ServiceAction, service: &str) -> Result<(), ServiceError> {
+        let deadline = Instant::now() + self.limit;
+        #[cfg(feature = "systemd")]
+        if let Manager::Systemd { direct, .. } = &self.manager {
+            match direct.run(action, service, deadline) {
+                Err(systemd::Trouble::NoContact(why)) => {
+                    tracing::warn!(why, "systemd is reached by systemctl only")
+                }
+                Err(systemd::Trouble::TooLate) => return Err(self.too_late(action, service)),
+                Err(systemd::Trouble::NoSuchUnit(why) | systemd::Trouble::Failed(why)) => {
+                    return Err(failed(action, service, why));
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match run_limited(self.command(action, service), left, Leftovers::Stay) {
+            Ok(Ended::Exited { status, .. }) if status.success() => Ok(()),
+            Ok(Ended::Exited { status, output }) => {
+                Err(failed(action, service, format!("{status}: {output}")))
+            }
+            Ok(Ended::TooLate) => Err(self.too_late(action, service)),
+            Err(error) => Err(failed(action, service, error.to_string())),
+        }
+    }
+
     fn command(&self, action: ServiceAction, service: &str) -> Command {
-        let itself = service == AGENT_SERVICE && action == ServiceAction::Start;
+        let itself = is_of_agent(service) && matches!(action, ServiceAction::Start | ServiceAction::Restart);
         match &self.manager {
-            Manager::Systemd { systemctl } => {
+            Manager::Systemd { systemctl, .. } => {
                 let mut command = Command::new(systemctl);
                 command.arg("--no-ask-password");
                 match action {
                     ServiceAction::Reboot => command.arg(action.verb()),
                     // Whoever waits for its own end waits for ever.
-                    ServiceAction::Start if itself => command.args(["--no-block", "restart", service]),
-                    ServiceAction::Start | ServiceAction::Stop | ServiceAction::Reload => {
-                        command.args([action.verb(), service])
+                    ServiceAction::Start | ServiceAction::Restart if itself => {
+                        command.args(["--no-block", "restart", service])
                     }
+                    ServiceAction::Start
+                    | ServiceAction::Stop
+                    | ServiceAction::Reload
+                    | ServiceAction::Restart => command.args([action.verb(), service]),
                 };
                 command
             }
@@ -82,25 +143,131 @@ impl SystemServices {
             }
         }
     }
+
+    fn too_late(&self, action: ServiceAction, service: &str) -> ServiceError {
+        ServiceError::Timeout { action: action.verb(), service: service.to_owned(), limit: self.limit }
+    }
+
+    /// Whether systemd says that everything is being stopped, if it says anything.
+    #[cfg(feature = "systemd")]
+    fn says_it_stops(&self) -> Option<bool> {
+        match &self.manager {
+            Manager::Systemd { direct, .. } => {
+                direct.of_all(Instant::now() + Self::STATE_LIMIT).ok().map(|state| state == "stopping")
+            }
+            Manager::SysV { .. } => None,
+        }
+    }
+
+    /// What a program says a service is doing.
+    fn told_state(&self, service: &str) -> ServiceState {
+        let (program, arguments): (_, &[&str]) = match &self.manager {
+            Manager::Systemd { systemctl, .. } => {
+                (systemctl, &["show", "--property=ActiveState", "--property=SubState", service])
+            }
+            Manager::SysV { service: program, .. } => (program, &[service, "status"]),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments);
+        match run_limited(command, Self::STATE_LIMIT, Leftovers::Killed) {
+            Ok(Ended::Exited { status, output }) => match self.manager {
+                Manager::Systemd { .. } if status.success() => state_shown(&output),
+                Manager::Systemd { .. } => ServiceState::Unknown,
+                Manager::SysV { .. } => state_by_status(status.code()),
+            },
+            Ok(Ended::TooLate) | Err(_) => ServiceState::Unknown,
+        }
+    }
 }
 
 impl ServiceRunner for SystemServices {
+    /// Restarting the machine is done when everything is being stopped, or, where that can't be seen, when the machine
+    /// goes down.
     fn run(&self, action: ServiceAction, service: &str) -> Result<(), ServiceError> {
-        let failed = |output: String| ServiceError::Failed {
-            action: action.verb(),
-            service: service.to_owned(),
-            output,
+        let done = match action {
+            ServiceAction::Reboot if self.reach == Reach::Machine => {
+                climb(&reboot::Machine { services: self, service })
+                    .map_err(|why| failed(action, service, why))
+            }
+            ServiceAction::Reboot
+            | ServiceAction::Start
+            | ServiceAction::Stop
+            | ServiceAction::Reload
+            | ServiceAction::Restart => self.carry_out(action, service),
         };
-        match run_limited(self.command(action, service), self.limit) {
-            Ok(Ended::Exited { status, .. }) if status.success() => Ok(()),
-            Ok(Ended::Exited { status, output }) => Err(failed(format!("{status}: {output}"))),
-            Ok(Ended::TooLate) => Err(ServiceError::Timeout {
-                action: action.verb(),
-                service: service.to_owned(),
-                limit: self.limit,
-            }),
-            Err(error) => Err(failed(error.to_string())),
+        let error = done.as_ref().err().map(tracing::field::display);
+        tracing::info!(service, action = action.verb(), error, "service");
+        done
+    }
+
+    fn is_coming_up(&self) -> bool {
+        let is_early = |state: &str| matches!(state, "initializing" | "starting");
+        let Manager::Systemd {
+            #[cfg(feature = "systemd")]
+            direct,
+            systemctl,
+        } = &self.manager
+        else {
+            return false;
+        };
+        #[cfg(feature = "systemd")]
+        if let Ok(state) = direct.of_all(Instant::now() + Self::STATE_LIMIT) {
+            return is_early(&state);
         }
+        let mut command = Command::new(systemctl);
+        command.arg("is-system-running");
+        match run_limited(command, Self::STATE_LIMIT, Leftovers::Killed) {
+            Ok(Ended::Exited { output, .. }) => is_early(&output),
+            Ok(Ended::TooLate) | Err(_) => false,
+        }
+    }
+
+    fn state(&self, service: &str) -> ServiceState {
+        #[cfg(feature = "systemd")]
+        if let Manager::Systemd { direct, .. } = &self.manager
+            && let Ok(state) = direct.state(service, Instant::now() + Self::STATE_LIMIT)
+        {
+            return state;
+        }
+        self.told_state(service)
+    }
+}
+
+fn failed(action: ServiceAction, service: &str, output: String) -> ServiceError {
+    ServiceError::Failed { action: action.verb(), service: service.to_owned(), output }
+}
+
+fn is_of_agent(service: &str) -> bool {
+    service.strip_suffix(".service").unwrap_or(service) == AGENT_SERVICE
+}
+
+/// What `systemctl show` says.
+fn state_shown(output: &str) -> ServiceState {
+    let value = |name: &str| output.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    systemd_state(value("ActiveState="), value("SubState="))
+}
+
+/// What systemd's words for the state of a unit come to.
+fn systemd_state(active: &str, sub: &str) -> ServiceState {
+    match (active, sub) {
+        ("active" | "reloading" | "refreshing", _) => ServiceState::Running,
+        ("inactive" | "deactivating", _) => ServiceState::Stopped,
+        // Between two attempts it looks as if it were about to run.
+        ("failed" | "maintenance", _) | ("activating", "auto-restart" | "auto-restart-queued") => {
+            ServiceState::Failed
+        }
+        _ => ServiceState::Unknown,
+    }
+}
+
+/// What the exit status of an init script's `status` means, by the Linux Standard Base.
+fn state_by_status(status: Option<i32>) -> ServiceState {
+    match status {
+        Some(0) => ServiceState::Running,
+        // Dead, and its lock or PID file is still there.
+        Some(1 | 2) => ServiceState::Failed,
+        Some(3) => ServiceState::Stopped,
+        _ => ServiceState::Unknown,
     }
 }
 
@@ -113,126 +280,32 @@ impl ServiceRunner for NoServices {
         tracing::info!(action = action.verb(), service, "no services in this root; passed over");
         Ok(())
     }
-}
 
-/// How a process ended.
-enum Ended {
-    Exited { status: ExitStatus, output: String },
-    TooLate,
-}
-
-/// Runs a command until it ends or the limit is over; then it and all it started in its group is killed. A daemon that
-/// it leaves behind may hold its output open for ever, so the end of the process counts, not that of the output.
-fn run_limited(mut command: Command, limit: Duration) -> io::Result<Ended> {
-    let (reader, writer) = io::pipe()?;
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-    let mut child = command
-        .env_clear()
-        .env("PATH", path)
-        .env("LC_ALL", "C")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .process_group(0)
-        .spawn()?;
-    // The command keeps copies of the writing end.
-    drop(command);
-    let mut output = Output { reader: File::from(OwnedFd::from(reader)), kept: Vec::new() };
-    rustix::io::ioctl_fionbio(&output.reader, true)?;
-    let ended = wait(&child, &mut output, limit);
-    if !matches!(ended, Ok(true)) {
-        kill(&mut child)?;
-        return ended.map(|_| Ended::TooLate);
-    }
-    let status = child.wait()?;
-    output.take();
-    Ok(Ended::Exited { status, output: output.text() })
-}
-
-/// Waits for the end of the process, reading what it prints meanwhile. Whether it ended in time.
-fn wait(child: &Child, output: &mut Output, limit: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + limit;
-    let process = rustix::process::pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    let mut is_open = true;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        let (ended, printed) = {
-            let mut waited = vec![PollFd::new(&process, PollFlags::IN)];
-            if is_open {
-                waited.push(PollFd::new(&output.reader, PollFlags::IN));
-            }
-            match poll(&mut waited, Some(&timeout)) {
-                Err(rustix::io::Errno::INTR) => continue,
-                other => other?,
-            };
-            let ready = |index: usize| waited.get(index).is_some_and(|fd| !fd.revents().is_empty());
-            (ready(0), ready(1))
-        };
-        if printed {
-            is_open = output.take();
-        }
-        if ended {
-            return Ok(true);
-        }
-    }
-}
-
-fn kill(child: &mut Child) -> io::Result<()> {
-    let group = nix::unistd::Pid::from_raw(Pid::from_child(child).as_raw_pid());
-    match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-        Err(error) => return Err(error.into()),
-    }
-    child.wait().map(drop)
-}
-
-/// The end of what a process prints.
-struct Output {
-    reader: File,
-    kept: Vec<u8>,
-}
-
-impl Output {
-    /// Reads what is there now, but not for ever; whether there may be more later.
-    fn take(&mut self) -> bool {
-        let mut buffer = [0; SystemServices::MAX_OUTPUT];
-        for _ in 0..64 {
-            match (&self.reader).read(&mut buffer) {
-                Ok(0) => return false,
-                Ok(read) => {
-                    self.kept.extend_from_slice(buffer.get(..read).unwrap_or_default());
-                    let surplus = self.kept.len().saturating_sub(SystemServices::MAX_OUTPUT);
-                    self.kept.drain(..surplus);
-                }
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            }
-        }
-        true
+    fn state(&self, _service: &str) -> ServiceState {
+        ServiceState::Unknown
     }
 
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.kept).trim().to_owned()
+    fn rules(&self) -> Rules {
+        Rules::Nothing
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use dominator_fs_testkit::write_script;
 
     /// A manager that is a shell script.
     fn scripted(script: &str) -> (tempfile::TempDir, SystemServices) {
         let dir = tempfile::tempdir().unwrap();
         let systemctl = dir.path().join("systemctl");
-        std::fs::write(&systemctl, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&systemctl, PermissionsExt::from_mode(0o755)).unwrap();
-        let limit = SystemServices::LIMIT;
-        (dir, SystemServices { manager: Manager::Systemd { systemctl }, limit })
+        write_script(&systemctl, &format!("#!/bin/sh\n{script}\n"));
+        let manager = Manager::Systemd {
+            #[cfg(feature = "systemd")]
+            direct: Systemd::on("/nowhere/bus"),
+            systemctl,
+        };
+        (dir, SystemServices { manager, limit: SystemServices::LIMIT, reach: Reach::Manager })
     }
 
     #[test]

@@ -36,6 +36,15 @@ impl<F: Borrow<File>> Sparse<F> {
         Ok(Self { file, block: block.clamp(512, ZEROS.len()), len: 0, open_end: false })
     }
 
+    /// Goes on with `file` after its end.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn after(file: F, len: u64) -> io::Result<Self> {
+        file.borrow().seek(SeekFrom::Start(len))?;
+        Ok(Self { len, ..Self::new(file)? })
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors

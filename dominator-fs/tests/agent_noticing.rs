@@ -8,12 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dominator_core::filter::Filter;
 use dominator_core::object::ObjectId;
 use dominator_core::plan::Plan;
 use dominator_core::port::*;
 use dominator_core::tree::Tree;
-use dominator_core::trigger::Triggers;
 use dominator_core::view::View;
 use dominator_fs::agent::{AgentConfig, Effort, LocalAgent};
 use dominator_fs::service::NoServices;
@@ -33,21 +31,13 @@ impl ObjectSources for NoSources {
 
 /// An agent that was given a view.
 async fn start(root: &Path, state: &Path, effort: Effort) -> LocalAgent {
-    let agent = LocalAgent::start(AgentConfig {
-        root: root.to_owned(),
-        state: state.to_owned(),
-        protected: Vec::new(),
-        exclusions: Filter::Empty,
-        scan_interval: NEVER,
-        effort,
-        services: Arc::new(NoServices),
-        sources: Arc::new(NoSources),
-        gate: None,
-    });
-    let agent = agent.unwrap();
+    let mut config = AgentConfig::new(root, state, Arc::new(NoServices), Arc::new(NoSources));
+    config.scan_interval = NEVER;
+    config.effort = effort;
+    let agent = LocalAgent::start(config).unwrap();
     let traits = agent.poll(PollRequest::default()).await.unwrap().details.traits.clone();
     let view = View { protected: traits.protected.clone(), xattrs: traits.xattrs, ..View::everything() };
-    agent.set_view(view).await.unwrap();
+    agent.set_view(view, None).await.unwrap();
     agent
 }
 
@@ -234,11 +224,8 @@ async fn an_order_does_not_wait_for_a_huge_file_that_is_read_slowly() {
     }
     let base = tree(&before).unwrap();
     let request = UpdateRequest {
-        base: base.id(),
-        view: base.view,
-        plan: Plan::default(),
         image: Some("web/1".parse().unwrap()),
-        triggers: Triggers::default(),
+        ..UpdateRequest::new(base.id(), base.view, Plan::default())
     };
     assert!(agent.update(request).await.unwrap().is_success());
     let reply = until(&agent, |reply| reply.details.last_image.is_some()).await;
@@ -248,7 +235,7 @@ async fn an_order_does_not_wait_for_a_huge_file_that_is_read_slowly() {
     }
     let other = View { ownership: dominator_core::view::Ownership::Ignored, ..View::everything() };
     let view = View { protected: reply.details.traits.protected.clone(), ..other };
-    agent.set_view(view).await.unwrap();
+    agent.set_view(view, None).await.unwrap();
     // Dropping it ends the scan, or this takes minutes.
     drop(agent);
 }

@@ -178,8 +178,9 @@ fn what_can_not_be_read_is_neither_right_nor_wrong() {
         let this = std::env::current_exe().unwrap();
         // Where the test program lies, only root may be able to go.
         let copy = dir.path().join("test-program");
-        fs::copy(this, &copy).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: what is forked meanwhile in other threads must not have it open for writing.
+        let install = std::process::Command::new("install").args(["-m", "755"]).arg(this).arg(&copy).status();
+        assert!(install.unwrap().success());
         let mut command = std::process::Command::new(&copy);
         command.args(["--exact", "what_can_not_be_read_is_neither_right_nor_wrong"]).env(INSIDE, dir.path());
         std::os::unix::process::CommandExt::uid(&mut command, 65_534);

@@ -12,15 +12,14 @@ use dominator_core::path::ImagePath;
 use dominator_core::plan::{Comparison, Plan};
 use dominator_core::port::StoreError;
 use dominator_core::tree::{Builder, Snapshot};
-use dominator_core::view::View;
 use dominator_fs::compliance::{self, Options, Verdict};
 use dominator_fs::export::{self, ExportError, ObjectStream};
 use dominator_fs::import::{self, ObjectSink};
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Scanner};
 use dominator_fs::seam::Kernel;
-use dominator_fs::traits::traits_of;
 use dominator_fs::update::Updater;
+use dominator_fs_testkit::scenario::view_of;
 
 /// In bytes: less than 128 a directory.
 const STACK: usize = 256 * 1024;
@@ -88,9 +87,8 @@ fn the_deepest_tree_is_made_and_deleted_by_plans() {
     with_little_stack(|image, machine| {
         dominator_fs_testkit::deep(image, DEPTH);
         let root = Root::open(machine).unwrap();
-        let traits = traits_of(&root);
-        let view = View { xattrs: traits.xattrs, ownership: traits.ownership, ..View::everything() };
-        let mut updater = Updater::new(root.clone(), Arc::new(Kernel)).unwrap();
+        let view = view_of(&root);
+        let mut updater = Updater::open(root.clone(), Arc::new(Kernel)).unwrap().0;
         let deep = view.apply(&imported(image));
         let seen =
             || Scanner::new(root.clone(), Arc::new(view.clone())).scan(&Cancel::default()).unwrap().snapshot;

@@ -138,15 +138,19 @@ fn a_stream_that_breaks_off_keeps_whole_objects_only() {
 }
 
 #[test]
-fn a_corrupt_object_ends_the_stream_with_an_error() {
+fn a_corrupt_object_ends_the_stream_with_an_error_however_often_it_was_sent_before() {
     run(async {
-        for size in [10, 600_000, 3_000_000] {
+        for (size, before) in [(10, 0), (600_000, 0), (3_000_000, 0), (10, 2), (600_000, 2), (3_000_000, 2)] {
             let dir = tempfile::tempdir().unwrap();
             let store = objects(dir.path());
             let good = vec![3; size];
             let all = pieces_of(b"first").into_iter().chain(pieces_of(&good));
             store.add(stream_of(all)).await.unwrap();
             let id = ObjectId::of(&good);
+            for _ in 0..before {
+                let came = received(store.objects(vec![id]).await.unwrap()).await.unwrap();
+                assert_eq!(came, [(id, good.clone())]);
+            }
             let name = id.to_string();
             let file = dir.path().join("objects").join(&name[..2]).join(&name[2..]);
             std::fs::write(file, [&good[1..], b"x"].concat()).unwrap();
@@ -154,6 +158,40 @@ fn a_corrupt_object_ends_the_stream_with_an_error() {
             assert!(matches!(came, Err(StoreError::Corrupt { id: bad, .. }) if bad == id), "{size}");
             assert_eq!(store.sizes(&[id]).await.unwrap(), [None]);
         }
+    });
+}
+
+#[test]
+fn the_rest_of_an_object_is_sent_without_reading_its_beginning() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = objects(dir.path());
+        let contents: Vec<u8> = (0..800_000_u32).flat_map(u32::to_le_bytes).collect();
+        let id = ObjectId::of(&contents);
+        store.add(stream_of(pieces_of(&contents))).await.unwrap();
+        let rest = async |offset: usize| -> Vec<u8> {
+            let mut pieces = store.rest(id, offset as u64).await.unwrap();
+            let begin = pieces.next().await.unwrap().unwrap();
+            assert_eq!(begin, Piece::Begin { id, size: contents.len() as u64 });
+            let mut came = Vec::new();
+            while let Some(piece) = pieces.next().await {
+                let Piece::Data(data) = piece.unwrap() else { panic!("another object") };
+                assert!((1..=Piece::MAX_DATA).contains(&data.len()));
+                came.extend_from_slice(&data);
+            }
+            came
+        };
+        for offset in [1, Piece::MAX_DATA, contents.len() - 1, contents.len(), contents.len() + 1] {
+            assert_eq!(rest(offset).await, contents.get(offset..).unwrap_or_default(), "{offset}");
+        }
+        // Whoever reads it would find that it is not what it was.
+        let name = id.to_string();
+        let file = dir.path().join("objects").join(&name[..2]).join(&name[2..]);
+        std::fs::write(file, [b"!", &contents[1..]].concat()).unwrap();
+        assert_eq!(rest(1).await, contents[1..]);
+        let whole = received(store.objects(vec![id]).await.unwrap()).await;
+        assert!(matches!(whole, Err(StoreError::Corrupt { .. })));
+        assert!(matches!(store.rest(id, 1).await, Err(StoreError::NotFound { .. })));
     });
 }
 

@@ -3,22 +3,21 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-use dominator_core::inode::{Mode, Timestamp};
 use dominator_core::object::ObjectId;
-use dominator_core::plan::Comparison;
+use dominator_core::path::ImagePath;
+use dominator_core::plan::{Comparison, Operation, Plan};
 use dominator_core::view::View;
 use dominator_fs::root::Root;
 use dominator_fs::scan::{Cancel, Scanner};
-use dominator_fs::seam::{At, Kernel, Node, Remove, Rename, Seam};
-use dominator_fs::traits::traits_of;
+use dominator_fs::seam::{Kernel, Seam};
 use dominator_fs::update::{Likeness, Salvage, SalvageError, Salvaged, Survey, Updater};
-use dominator_fs_testkit::{left_out, mount_tmpfs, needs_root, with_mounts};
+use dominator_fs_testkit::scenario::view_of;
+use dominator_fs_testkit::{Call, CallKind, Tap, Tapped, left_out, mount_tmpfs, needs_root, with_mounts};
 
 fn kernel() -> Arc<dyn Seam> {
     Arc::new(Kernel)
@@ -93,8 +92,7 @@ fn an_agent_makes_an_image_of_what_it_finds_there_and_fetches_nothing() {
     old_root(&machine);
     salvage(&machine);
     let root = Root::open(&machine).unwrap();
-    let traits = traits_of(&root);
-    let view = View { xattrs: traits.xattrs, ownership: traits.ownership, ..View::everything() };
+    let view = view_of(&root);
     let scan = |root: &Root| {
         Scanner::new(root.clone(), Arc::new(view.clone())).scan(&Cancel::default()).unwrap().snapshot
     };
@@ -106,7 +104,7 @@ fn an_agent_makes_an_image_of_what_it_finds_there_and_fetches_nothing() {
         directories: &actual.directories,
     };
     let plan = comparison.plan().unwrap().plan;
-    let report = Updater::new(root.clone(), kernel()).unwrap().apply(&plan, &view).unwrap();
+    let report = Updater::open(root.clone(), kernel()).unwrap().0.apply(&plan, &view).unwrap();
     assert!(report.is_success(), "{:?}", report.failures);
     assert_eq!(scan(&root).id(), required.id());
 }
@@ -115,11 +113,29 @@ fn an_agent_makes_an_image_of_what_it_finds_there_and_fetches_nothing() {
 fn a_damaged_object_in_the_cache_is_no_reason_to_drop_a_good_file() {
     let dir = tempfile::tempdir().unwrap();
     old_root(dir.path());
-    drop(Updater::new(Root::open(dir.path()).unwrap(), kernel()).unwrap());
+    drop(Updater::open(Root::open(dir.path()).unwrap(), kernel()).unwrap().0);
     let object = dir.path().join(".subd/objects").join(ObjectId::of(b"program").to_string());
     fs::write(&object, "pr0gram").unwrap();
     assert_eq!(salvage(dir.path()).moved, 2);
     assert_eq!(fs::read(&object).unwrap(), b"program");
+}
+
+#[test]
+fn an_update_that_was_cut_off_is_brought_to_its_end_before_anything_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    old_root(dir.path());
+    let root = Root::open(dir.path()).unwrap();
+    let (mut updater, _) = Updater::open(root, kernel()).unwrap();
+    let path = ImagePath::parse(b"/etc/config").unwrap();
+    let plan = Plan { operations: vec![Operation::Delete { path, directory: false }] };
+    let begun = updater.begin(&plan, &View::everything()).unwrap();
+    drop(begun.stage().unwrap().journal(b"", None).unwrap().swap().unwrap());
+    drop(updater);
+    let refused = look(dir.path()).unwrap().run(&kernel()).unwrap_err();
+    assert!(matches!(refused, SalvageError::Recovered), "{refused}");
+    assert_eq!(names(dir.path()), [".subd", "empty", "etc", "usr"], "nothing went");
+    assert_eq!((salvage(dir.path()).moved, names(dir.path())), (1, vec![".subd".to_owned()]));
+    assert_eq!(names(&dir.path().join(".subd")), ["conflicts", "objects", "slots"]);
 }
 
 #[test]
@@ -160,7 +176,7 @@ fn what_was_written_to_and_had_its_time_put_back_stays() {
     let dir = tempfile::tempdir().unwrap();
     old_root(dir.path());
     // Its content is in the cache already: the file is only removed, not moved.
-    drop(Updater::new(Root::open(dir.path()).unwrap(), kernel()).unwrap());
+    drop(Updater::open(Root::open(dir.path()).unwrap(), kernel()).unwrap().0);
     let object = dir.path().join(".subd/objects").join(ObjectId::of(b"port = 80").to_string());
     fs::write(&object, "port = 80").unwrap();
     let seen = look(dir.path()).unwrap();
@@ -193,8 +209,8 @@ fn all_names_of_a_file_that_was_moved_are_gone() {
 fn a_file_that_could_not_be_moved_stays_and_so_do_its_copies() {
     let dir = tempfile::tempdir().unwrap();
     old_root(dir.path());
-    let seam = Arc::new(Watched { refused: Some("copy"), ..Watched::default() });
-    let done = look(dir.path()).unwrap().run(&(seam as Arc<dyn Seam>)).unwrap();
+    let seam: Arc<dyn Seam> = Arc::new(Tapped(Watched { refused: Some("copy"), ..Watched::default() }));
+    let done = look(dir.path()).unwrap().run(&seam).unwrap();
     let left: Vec<_> = done.left.iter().map(|left| left.path.to_string()).collect();
     assert_eq!(left, ["/etc/deep/er/copy", "/usr/bin/other", "/usr/bin/tool"]);
     assert_eq!(fs::read(dir.path().join("usr/bin/tool")).unwrap(), b"program");
@@ -210,13 +226,17 @@ fn nothing_is_removed_before_every_content_is_in_the_cache_and_durable() {
         fs::write(dir.path().join(format!("etc/file-{number}")), number.to_string()).unwrap()
     });
     let seam = Arc::new(Watched::default());
-    let done = look(dir.path()).unwrap().run(&(Arc::clone(&seam) as Arc<dyn Seam>)).unwrap();
+    let tapped: Arc<dyn Seam> = Arc::new(Tapped(Arc::clone(&seam)));
+    let done = look(dir.path()).unwrap().run(&tapped).unwrap();
     assert_eq!((done.moved, done.left), (702, vec![]));
     let calls = seam.calls.lock().unwrap();
-    let at = |call: Call| calls.iter().position(|one| *one == call).unwrap();
-    let last = calls.iter().rposition(|one| *one == Call::Rename).unwrap();
-    assert!(last < at(Call::Remove), "a name went before the last content was moved");
-    assert!(calls[last..at(Call::Remove)].contains(&Call::Syncfs), "names went before all was durable");
+    let at = |call| calls.iter().position(|one| *one == call).unwrap();
+    let last = calls.iter().rposition(|one| *one == CallKind::Rename).unwrap();
+    assert!(last < at(CallKind::Remove), "a name went before the last content was moved");
+    assert!(
+        calls[last..at(CallKind::Remove)].contains(&CallKind::Syncfs),
+        "names went before all was durable"
+    );
 }
 
 #[test]
@@ -225,8 +245,8 @@ fn cut_off_anywhere_it_lost_nothing_and_can_be_begun_again() {
     for budget in 0.. {
         let dir = tempfile::tempdir().unwrap();
         old_root(dir.path());
-        let seam = Arc::new(Watched { budget: Some(budget), ..Watched::default() });
-        let cut = look(dir.path()).unwrap().run(&(Arc::clone(&seam) as Arc<dyn Seam>));
+        let seam: Arc<dyn Seam> = Arc::new(Tapped(Watched { budget: Some(budget), ..Watched::default() }));
+        let cut = look(dir.path()).unwrap().run(&seam);
         let mut found = Vec::new();
         contents_below(dir.path(), &mut found);
         for content in contents {
@@ -324,90 +344,30 @@ fn contents_below(dir: &Path, found: &mut Vec<Vec<u8>>) {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
-    Rename,
-    Remove,
-    Syncfs,
-    Other,
-}
-
 /// The kernel, and what it was asked for, in order.
 #[derive(Default)]
 struct Watched {
-    calls: Mutex<Vec<Call>>,
+    calls: Mutex<Vec<CallKind>>,
     /// How many calls are answered; all others fail.
     budget: Option<usize>,
     /// The owner of what has this name can't be changed.
     refused: Option<&'static str>,
 }
 
-impl Watched {
-    fn call<T>(&self, call: Call, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+impl Tap for Watched {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        if let Call::Chown(at, ..) = call
+            && self.refused.is_some_and(|name| name.as_bytes() == at.name)
+        {
+            return Err(rustix::io::Errno::PERM.into());
+        }
         let mut calls = self.calls.lock().unwrap();
         if self.budget.is_some_and(|budget| calls.len() >= budget) {
             return Err(rustix::io::Errno::IO.into());
         }
-        calls.push(call);
-        act()
-    }
-}
-
-impl Seam for Watched {
-    fn mkdir(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.mkdir(at, mode))
-    }
-    fn create(&self, at: At<'_>, mode: Mode) -> io::Result<File> {
-        self.call(Call::Other, || Kernel.create(at, mode))
-    }
-    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.write(file, bytes))
-    }
-    fn reflink(&self, from: &File, to: &File) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.reflink(from, to))
-    }
-    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.truncate(file, len))
-    }
-    fn symlink(&self, target: &[u8], at: At<'_>) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.symlink(target, at))
-    }
-    fn mknod(&self, at: At<'_>, node: Node, mode: Mode) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.mknod(at, node, mode))
-    }
-    fn link(&self, from: At<'_>, to: At<'_>) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.link(from, to))
-    }
-    fn rename(&self, from: At<'_>, to: At<'_>, rename: Rename) -> io::Result<()> {
-        self.call(Call::Rename, || Kernel.rename(from, to, rename))
-    }
-    fn remove(&self, at: At<'_>, remove: Remove) -> io::Result<()> {
         // Names of digits alone are the work directory's own.
-        let own = at.name.iter().all(u8::is_ascii_digit);
-        self.call(if own { Call::Other } else { Call::Remove }, || Kernel.remove(at, remove))
-    }
-    fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.chmod(at, mode))
-    }
-    fn chown(&self, at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
-        if self.refused.is_some_and(|name| name.as_bytes() == at.name) {
-            return Err(rustix::io::Errno::PERM.into());
-        }
-        self.call(Call::Other, || Kernel.chown(at, uid, gid))
-    }
-    fn set_mtime(&self, at: At<'_>, mtime: Timestamp) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.set_mtime(at, mtime))
-    }
-    fn set_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.set_xattr(at, name, value))
-    }
-    fn remove_xattr(&self, at: At<'_>, name: &[u8]) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.remove_xattr(at, name))
-    }
-    fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.call(Call::Other, || Kernel.fsync(fd))
-    }
-    fn syncfs(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        self.call(Call::Syncfs, || Kernel.syncfs(fd))
+        let own = matches!(call, Call::Remove(at, _) if at.name.iter().all(u8::is_ascii_digit));
+        calls.push(if own { CallKind::Truncate } else { call.kind() });
+        Ok(())
     }
 }

@@ -66,7 +66,7 @@ fn the_id_does_not_depend_on_threads_or_repetition() {
         let scanner = Scanner::new(Root::open(dir.path()).unwrap(), Arc::new(View::everything()));
         let again = scanner.threads(NonZeroUsize::new(threads).unwrap()).scan(&Cancel::default()).unwrap();
         assert_eq!(again.snapshot.id(), first.snapshot.id(), "{threads} threads");
-        assert_eq!((again.counts, again.bytes_hashed), (first.counts, first.bytes_hashed));
+        assert_eq!(again.counts, first.counts);
     }
 }
 

@@ -282,3 +282,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_scan_that_never_came_to_its_end_had_read_by_half_of_its_time_is_kept() {
+    let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let contents: Vec<u8> = (0..=255).cycle().take(200_000).collect();
+    for number in 0..300_u32 {
+        let sub = dir.path().join((number % 10).to_string());
+        fs::create_dir_all(&sub).unwrap();
+        let name = sub.join(number.to_string());
+        fs::write(name, [&number.to_be_bytes(), &contents[..]].concat()).unwrap();
+    }
+    let scanner = settled(dir.path());
+    let mut saved = 0;
+    let mut keep = |cache: &Cache| {
+        saved += 1;
+        save(cache, state.path());
+    };
+    let every = Duration::from_micros(1);
+    let scan = scanner.rescan_and_save(&mut Cache::new(), &Cancel::default(), every, &mut keep).unwrap();
+    let truth = scanner.scan(&Cancel::default()).unwrap();
+    assert_eq!(scan.snapshot.id(), truth.snapshot.id());
+    assert!((5..64).contains(&saved), "{saved} times: each is later than the one before");
+    assert!(scan.bytes_hashed < truth.bytes_hashed * 3 / 2, "what was read is not read again");
+    // The next process begins with what was saved last.
+    let mut cache = load(state.path(), dir.path()).unwrap();
+    let next = rescan(&scanner, &mut cache);
+    assert!(next.files_opened < 300, "all of them, as if nothing had been saved");
+    assert_eq!(next.snapshot.id(), truth.snapshot.id());
+}
+
+#[test]
+fn a_scan_that_saves_now_and_then_ends_when_it_is_told_to() {
+    let (dir, mut cache, _) = known();
+    let cancel = Cancel::default();
+    let mut end = |_: &Cache| cancel.cancel();
+    let ended = settled(dir.path()).rescan_and_save(&mut cache, &cancel, Duration::ZERO, &mut end);
+    assert!(matches!(ended, Err(dominator_fs::scan::ScanError::Cancelled)));
+}

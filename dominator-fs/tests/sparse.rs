@@ -100,13 +100,13 @@ fn a_large_hole_takes_no_room_in_store_cache_staging_root_and_export() {
     let (&id, _) = tree.objects().iter().find(|(_, size)| **size > HOLE).unwrap();
 
     let root = Root::open(&at("machine")).unwrap();
-    let mut updater = Updater::new(root.clone(), Arc::new(Kernel)).unwrap();
+    let mut updater = Updater::open(root.clone(), Arc::new(Kernel)).unwrap().0;
     fetch(&store, &updater, id);
     assert!(taken_below(&at("machine/.subd/objects")) < FEW);
     let traits = traits_of(&root);
     let view = View { xattrs: traits.xattrs, ownership: traits.ownership, ..View::everything() };
     let plan = plan(&root, &view, &tree);
-    let staged = updater.prepare(&plan, &view).unwrap();
+    let staged = updater.begin(&plan, &view).unwrap().stage().unwrap().journal(b"", None).unwrap();
     assert!(taken_below(&at("machine/.subd")) < FEW);
     let report = staged.swap().unwrap().commit().unwrap().report;
     assert!(report.is_success(), "{:?}", report.failures);

@@ -13,7 +13,8 @@ use dominator_core::view::View;
 use dominator_fs::root::{Beneath, Root};
 use dominator_fs::scan::{Cancel, Scanner};
 use dominator_fs::watch::{Changes, Watch, WatchError};
-use dominator_fs_testkit::{left_out, mount_tmpfs, needs_root, unmount, with_mounts};
+use dominator_fs_testkit::{Disk, left_out, mount_tmpfs, needs_root, unmount, with_mounts};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use tempfile::TempDir;
@@ -128,9 +129,12 @@ fn change_everything_in_turn(top: &Path) {
 
 #[test]
 fn every_kind_of_change_is_heard_of_where_it_was_made() {
-    if needs_root("every_kind_of_change_is_heard_of_where_it_was_made") {
-        change_everything_in_turn(tempfile::tempdir().unwrap().path());
-    }
+    const NAME: &str = "every_kind_of_change_is_heard_of_where_it_was_made";
+    // On a disk others write to as well they may do more than the kernel keeps, which is told as everything.
+    with_mounts(NAME, || match Disk::new(16 << 20) {
+        Ok(disk) => change_everything_in_turn(tempfile::tempdir_in(disk.path()).unwrap().path()),
+        Err(why) => left_out(NAME, &why),
+    });
 }
 
 #[test]
@@ -316,4 +320,37 @@ fn where_nothing_can_be_heard_the_reason_is_told() {
             });
         });
     }
+}
+
+#[test]
+fn what_is_prepared_in_the_work_directory_wakes_nobody() {
+    const NAME: &str = "what_is_prepared_in_the_work_directory_wakes_nobody";
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    if release.split('.').next().unwrap().parse::<u32>().unwrap() < 6 {
+        return left_out(NAME, "Linux before 6.0 tells of all directories or none");
+    }
+    with_mounts(NAME, || {
+        // Whatever anybody does on a file-system wakes who watches a part of it: this one is nobody else's.
+        let top = tempfile::tempdir().unwrap();
+        mount_tmpfs(top.path(), "size=1m");
+        let [objects, etc] = [".subd/objects", "etc"].map(|path| top.path().join(path));
+        fs::create_dir_all(&objects).unwrap();
+        fs::create_dir(&etc).unwrap();
+        let mut watched = Watched::new(top.path());
+        watched.settle();
+        let is_heard = |watched: &Watched| {
+            let mut fds = [PollFd::new(&watched.watch, PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+        };
+        fs::write(objects.join("1"), b"01").unwrap();
+        fs::set_permissions(objects.join("1"), Permissions::from_mode(0o755)).unwrap();
+        fs::rename(objects.join("1"), objects.join("2")).unwrap();
+        fs::remove_file(objects.join("2")).unwrap();
+        fs::write(objects.join("3"), b"01").unwrap();
+        assert!(!is_heard(&watched));
+        fs::rename(objects.join("3"), etc.join("3")).unwrap();
+        assert!(is_heard(&watched));
+        assert_eq!(watched.changes(), directories(&["/etc"]));
+        unmount(top.path());
+    });
 }

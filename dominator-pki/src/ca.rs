@@ -1,26 +1,31 @@
 //! The authority: made or loaded, and issuing certificates.
 
+mod crl;
+mod key;
+mod leaf;
+
 use std::time::{Duration, SystemTime};
 
-use dominator_core::authorise::{MethodPattern, Role};
+use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
-    SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SanType, SerialNumber,
 };
 use rustls::crypto::CryptoProvider;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_KEY_IDENTIFIER;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
-use crate::certificate::{
-    AlternativeName, Certificate, GROUPS_OID, METHODS_OID, ROLE_URI, Serial, check_user, seconds,
-};
-use crate::credentials::Credentials;
+pub use crl::{DEFAULT_CRL_DAYS, Reason, RevocationList, Revoked};
+pub use key::{KeyKind, LeafKey, PublicKey};
+pub use leaf::Leaf;
+
+use crate::certificate::{Certificate, IDENTITY_ONLY_URI, Serial, check_user, rfc3339, seconds};
+use crate::credentials::{Credentials, MAX_CHAIN, certificates};
 use crate::error::{BadCertificate, Origin, PkiError};
-use crate::list;
+use crate::verified::Granted;
+use key::private_key;
 
 /// How long certificates live unless somebody says otherwise, in days.
 pub const DEFAULT_DAYS: u32 = 1096;
@@ -35,7 +40,11 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     certificate_pem: String,
+    /// What follows a leaf in its file: nothing for a root.
+    links: Vec<CertificateDer<'static>>,
     key_identifier: KeyIdentifier,
+    below: Below,
+    believed: Granted,
     not_after: SystemTime,
 }
 
@@ -46,22 +55,96 @@ enum KeyIdentifier {
     Absent,
 }
 
-impl Authority {
-    /// Makes a new authority: an ECDSA P-256 key and a self-signed certificate for [`DEFAULT_DAYS`].
+/// How many authorities may stand between this one and a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Below {
+    AtMost(u32),
+    Unlimited,
+}
+
+/// What a new authority shall be.
+#[derive(Clone, Debug)]
+pub struct NewAuthority {
+    common_name: String,
+    days: u32,
+    below: Option<u8>,
+    believed: Granted,
+}
+
+impl NewAuthority {
+    /// An authority called so, for [`DEFAULT_DAYS`].
     ///
     /// # Errors
-    /// [`PkiError::BadRequest`] when `common_name` can't be a name; [`PkiError::Signing`], [`PkiError::NoRandomness`].
-    pub fn create(common_name: &str, now: SystemTime) -> Result<Self, PkiError> {
-        let mut params = parameters(common_name, random_serial()?, DEFAULT_DAYS, now)?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().map_err(signing)?;
-        let made = params.self_signed(&key).map_err(signing)?;
-        Self::from_pem(made.pem().as_bytes(), key.serialize_pem().as_bytes())
+    /// [`PkiError::BadCertificate`] when it can't be a name.
+    pub fn new(common_name: &str) -> Result<Self, PkiError> {
+        check_user(common_name)
+            .map_err(|source| PkiError::BadCertificate { origin: Origin::Memory, source })?;
+        Ok(Self {
+            common_name: common_name.into(),
+            days: DEFAULT_DAYS,
+            below: None,
+            believed: Granted::Everything,
+        })
     }
 
-    /// Loads an authority from PEM. Version 1 roots, which have no CA flag, are accepted: whoever holds the private key
-    /// of a certificate in the CA file can sign.
+    /// How many days it shall be valid, 1 to [`MAX_DAYS`].
+    #[must_use]
+    pub fn days(mut self, days: u32) -> Self {
+        self.days = days;
+        self
+    }
+
+    /// How many authorities may stand between it and a leaf. Otherwise none below an intermediate, any number below a root.
+    #[must_use]
+    pub fn below(mut self, authorities: u8) -> Self {
+        self.below = Some(authorities);
+        self
+    }
+
+    /// Marks it as one that is believed in who somebody is, and never in methods or roles, whoever has signed it.
+    #[must_use]
+    pub fn identity_only(mut self) -> Self {
+        self.believed = Granted::IdentityOnly;
+        self
+    }
+
+    fn parameters(
+        &self,
+        otherwise: BasicConstraints,
+        now: SystemTime,
+    ) -> Result<CertificateParams, PkiError> {
+        let mut params = parameters(&self.common_name, random_serial()?, self.days, now)?;
+        params.is_ca = IsCa::Ca(self.below.map_or(otherwise, BasicConstraints::Constrained));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        if self.believed == Granted::IdentityOnly {
+            params.subject_alt_names = vec![SanType::URI(IDENTITY_ONLY_URI.try_into().map_err(signing)?)];
+        }
+        Ok(params)
+    }
+}
+
+impl Authority {
+    /// Makes a new root: an ECDSA P-256 key and a self-signed certificate for [`DEFAULT_DAYS`].
+    ///
+    /// # Errors
+    /// [`PkiError::BadCertificate`] when `common_name` can't be a name; [`PkiError::Signing`], [`PkiError::NoRandomness`].
+    pub fn create(common_name: &str, now: SystemTime) -> Result<Self, PkiError> {
+        Self::create_with(&NewAuthority::new(common_name)?, LeafKey::generate()?, now)
+    }
+
+    /// Makes a new root with this key.
+    ///
+    /// # Errors
+    /// [`PkiError::BadRequest`], [`PkiError::Signing`], [`PkiError::NoRandomness`].
+    pub fn create_with(wanted: &NewAuthority, key: LeafKey, now: SystemTime) -> Result<Self, PkiError> {
+        let params = wanted.parameters(BasicConstraints::Unconstrained, now)?;
+        let made = params.self_signed(key.pair()).map_err(signing)?;
+        Self::from_pem(made.pem().as_bytes(), key.to_pem().as_bytes())
+    }
+
+    /// Loads an authority from PEM, of which the first certificate is its own and others are those of the authorities above
+    /// it, up to the root, which may be left out. Version 1 roots, which have no CA flag, are accepted: whoever holds the
+    /// private key of a certificate in the CA file can sign.
     ///
     /// # Errors
     /// [`PkiError`] when either is unreadable, is no authority, or the two do not belong together.
@@ -75,7 +158,9 @@ impl Authority {
         cert_origin: &Origin,
         key_origin: &Origin,
     ) -> Result<Self, PkiError> {
-        let certificate = first_certificate(cert, cert_origin)?;
+        let given = certificates(cert, MAX_CHAIN, cert_origin)?;
+        let missing = || PkiError::NoCertificate { origin: cert_origin.clone() };
+        let certificate = given.first().ok_or_else(missing)?.clone();
         let key = private_key(key, key_origin)?;
         let bad = |source| PkiError::BadCertificate { origin: cert_origin.clone(), source };
         let claimed = Certificate::parse(&certificate).map_err(bad)?;
@@ -90,6 +175,9 @@ impl Authority {
         let identified =
             parsed.get_extension_unique(&OID_X509_EXT_SUBJECT_KEY_IDENTIFIER).ok().flatten().is_some();
         Ok(Self {
+            links: links(given, cert_origin)?,
+            below: below(&parsed),
+            believed: claimed.authority_for(),
             issuer: Issuer::from_ca_cert_der(&certificate, key).map_err(signing)?,
             certificate_pem: String::from_utf8_lossy(cert).into_owned(),
             key_identifier: if identified { KeyIdentifier::Present } else { KeyIdentifier::Absent },
@@ -113,26 +201,29 @@ impl Authority {
         self.issuer.key().serialize_pem()
     }
 
+    /// The certificates that stand between what this authority issues and the root: for an intermediate its own, and those
+    /// above it as its file has them.
+    pub fn links(&self) -> &[CertificateDer<'static>] {
+        &self.links
+    }
+
     /// Issues a certificate for `public_key`; nothing but the key is taken from whoever asks for it.
+    ///
+    /// What an intermediate issues ends with it at the latest: nobody would believe it longer.
     ///
     /// What was signed is read back by the strict reader before it is handed out, so that nothing is issued which our
     /// own servers would refuse.
     ///
     /// # Errors
-    /// [`PkiError::BadRequest`], [`PkiError::BadCertificate`] when the leaf breaks a limit, [`PkiError::Expired`] when the
+    /// [`PkiError::BadRequest`], also when the leaf claims methods or a role of an authority that is marked to be believed in
+    /// identity only; [`PkiError::BadCertificate`] when the leaf breaks a limit, [`PkiError::Expired`] when the
     /// authority's own time is over, [`PkiError::Signing`].
     pub fn issue(&self, leaf: &Leaf, public_key: &PublicKey, now: SystemTime) -> Result<Issued, PkiError> {
-        if now > self.not_after {
-            let not_after = crate::certificate::rfc3339(self.not_after);
-            return Err(PkiError::Expired { origin: Origin::Memory, not_after });
+        if self.believed == Granted::IdentityOnly && leaf.claims_powers() {
+            let what = "methods and roles of an identity authority's certificates count nowhere; leave them out, give a role's name to no user, or let another authority sign";
+            return Err(PkiError::BadRequest { what });
         }
-        let mut params = leaf.parameters(now)?;
-        params.use_authority_key_identifier_extension = self.key_identifier == KeyIdentifier::Present;
-        let signed = params.signed_by(&public_key.0, &self.issuer).map_err(signing)?;
-        let bad = |source| PkiError::BadCertificate { origin: Origin::Memory, source };
-        let certificate = Certificate::parse(signed.der()).map_err(bad)?;
-        self.check_issuer(signed.der())?;
-        Ok(Issued { certificate, pem: signed.pem() })
+        self.sign(leaf.parameters(now)?, public_key, now)
     }
 
     /// Issues a certificate for a new key: both in memory, ready for TLS.
@@ -143,6 +234,63 @@ impl Authority {
         let key = LeafKey::generate()?;
         let issued = self.issue(leaf, &key.public_key()?, now)?;
         Credentials::from_pem(issued.pem.as_bytes(), key.to_pem().as_bytes())
+    }
+
+    /// Certifies an authority below this one, which signs leaves and nothing else unless asked otherwise.
+    ///
+    /// # Errors
+    /// [`PkiError::BadRequest`] when this one may have no such authority below it; the others as for [`Self::issue`].
+    pub fn issue_authority(
+        &self,
+        wanted: &NewAuthority,
+        public_key: &PublicKey,
+        now: SystemTime,
+    ) -> Result<Issued, PkiError> {
+        match self.below {
+            Below::AtMost(most) if u32::from(wanted.below.unwrap_or(0)) >= most => {
+                let what =
+                    "the signing authority may have no such authority below it; let one further up sign";
+                return Err(PkiError::BadRequest { what });
+            }
+            Below::AtMost(_) | Below::Unlimited => {}
+        }
+        if self.links.len() + 2 >= MAX_CHAIN {
+            return Err(PkiError::ChainTooLong { count: self.links.len() + 2, limit: MAX_CHAIN - 1 });
+        }
+        if public_key.0.subject_public_key_info() == self.issuer.key().subject_public_key_info() {
+            return Err(PkiError::BadRequest {
+                what: "it is the signing authority's own key; each has its own",
+            });
+        }
+        // What stands below has no more to give, and says so, too.
+        let believed = match self.believed {
+            Granted::Everything => wanted.believed,
+            Granted::IdentityOnly => Granted::IdentityOnly,
+        };
+        let wanted = NewAuthority { believed, ..wanted.clone() };
+        self.sign(wanted.parameters(BasicConstraints::Constrained(0), now)?, public_key, now)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        public_key: &PublicKey,
+        now: SystemTime,
+    ) -> Result<Issued, PkiError> {
+        if now > self.not_after {
+            let (not_after, now) = (rfc3339(self.not_after), rfc3339(now));
+            return Err(PkiError::Expired { origin: Origin::Memory, not_after, now });
+        }
+        if !self.links.is_empty() {
+            params.not_after = params.not_after.min(moment(seconds(self.not_after))?);
+        }
+        params.use_authority_key_identifier_extension = self.key_identifier == KeyIdentifier::Present;
+        let signed = params.signed_by(&public_key.0, &self.issuer).map_err(signing)?;
+        let bad = |source| PkiError::BadCertificate { origin: Origin::Memory, source };
+        let certificate = Certificate::parse(signed.der()).map_err(bad)?;
+        self.check_issuer(signed.der())?;
+        let links: String = self.links.iter().map(|link| armoured("CERTIFICATE", link)).collect();
+        Ok(Issued { certificate, pem: signed.pem() + &links })
     }
 
     /// Verifiers look an authority up by the exact bytes of its name, and a name with repeated or exotic parts might not
@@ -160,173 +308,13 @@ impl Authority {
     }
 }
 
-/// What a certificate shall say.
-#[derive(Clone, Debug)]
-pub struct Leaf {
-    user: String,
-    methods: Vec<MethodPattern>,
-    groups: Vec<String>,
-    role: Option<Role>,
-    names: Vec<AlternativeName>,
-    days: u32,
-    serial: Option<Serial>,
-}
-
-impl Leaf {
-    /// A certificate for `user`, granting nothing; with a role when the user name is a role's.
-    ///
-    /// # Errors
-    /// [`PkiError::BadCertificate`] when `user` can't be a user name.
-    pub fn new(user: &str) -> Result<Self, PkiError> {
-        check_user(user).map_err(|source| PkiError::BadCertificate { origin: Origin::Memory, source })?;
-        let (methods, groups, names) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self {
-            user: user.into(),
-            methods,
-            groups,
-            role: Role::named(user),
-            names,
-            days: DEFAULT_DAYS,
-            serial: None,
-        })
-    }
-
-    /// Grants these methods.
-    #[must_use]
-    pub fn methods(mut self, methods: impl IntoIterator<Item = MethodPattern>) -> Self {
-        self.methods.extend(methods);
-        self
-    }
-
-    /// Puts the user into these groups.
-    #[must_use]
-    pub fn groups<S: Into<String>>(mut self, groups: impl IntoIterator<Item = S>) -> Self {
-        self.groups.extend(groups.into_iter().map(Into::into));
-        self
-    }
-
-    /// Lets the certificate play `role` under whatever user name.
-    #[must_use]
-    pub fn role(mut self, role: Role) -> Self {
-        self.role = Some(role);
-        self
-    }
-
-    /// Binds the certificate to these names: a server with it is believed under them only.
-    #[must_use]
-    pub fn alternative_names(mut self, names: impl IntoIterator<Item = AlternativeName>) -> Self {
-        self.names.extend(names);
-        self
-    }
-
-    /// How many days it shall be valid, 1 to [`MAX_DAYS`].
-    #[must_use]
-    pub fn days(mut self, days: u32) -> Self {
-        self.days = days;
-        self
-    }
-
-    /// Its serial number; a random one otherwise.
-    #[must_use]
-    pub fn serial(mut self, serial: Serial) -> Self {
-        self.serial = Some(serial);
-        self
-    }
-
-    fn parameters(&self, now: SystemTime) -> Result<CertificateParams, PkiError> {
-        let serial = self.serial.clone().map_or_else(random_serial, Ok)?;
-        let mut params = parameters(&self.user, serial, self.days, now)?;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        params.subject_alt_names = self.subject_alternative_names()?;
-        let methods: Vec<String> = self.methods.iter().map(ToString::to_string).collect();
-        let lists = [(METHODS_OID, &methods), (GROUPS_OID, &self.groups)];
-        // Not critical: TLS libraries refuse critical extensions they do not know.
-        params.custom_extensions = lists
-            .into_iter()
-            .filter(|(_, items)| !items.is_empty())
-            .map(|(oid, items)| {
-                CustomExtension::from_oid_content(oid, list::encode(items.iter().map(String::as_str)))
-            })
-            .collect();
-        Ok(params)
-    }
-
-    fn subject_alternative_names(&self) -> Result<Vec<SanType>, PkiError> {
-        let role = self.role.map(|role| AlternativeName::Uri(format!("{ROLE_URI}{role}")));
-        role.iter().chain(&self.names).map(subject_alternative_name).collect()
-    }
-}
-
 /// A certificate just issued.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The certificate, as read back.
     pub certificate: Certificate,
-    /// The same in PEM.
+    /// The same in PEM, followed by [`Authority::links`].
     pub pem: String,
-}
-
-/// The key pair of a certificate to be issued.
-#[derive(Debug)]
-pub struct LeafKey(KeyPair);
-
-impl LeafKey {
-    /// A new ECDSA P-256 key.
-    ///
-    /// # Errors
-    /// [`PkiError::Signing`] when there is no randomness.
-    pub fn generate() -> Result<Self, PkiError> {
-        KeyPair::generate().map(Self).map_err(signing)
-    }
-
-    /// An existing key, PKCS#8 PEM.
-    ///
-    /// # Errors
-    /// [`PkiError::NoKey`], [`PkiError::UnusableKey`], naming `origin`.
-    pub fn from_pem(pem: &[u8], origin: &Origin) -> Result<Self, PkiError> {
-        private_key(pem, origin).map(Self)
-    }
-
-    /// The key in PKCS#8 PEM.
-    pub fn to_pem(&self) -> String {
-        self.0.serialize_pem()
-    }
-
-    /// The public half.
-    ///
-    /// # Errors
-    /// [`PkiError::Signing`] when it is of a kind that can't be written.
-    pub fn public_key(&self) -> Result<PublicKey, PkiError> {
-        PublicKey::from_der(&self.0.subject_public_key_info())
-    }
-}
-
-/// A public key to be certified.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublicKey(SubjectPublicKeyInfo);
-
-impl PublicKey {
-    /// From a DER `SubjectPublicKeyInfo`.
-    ///
-    /// # Errors
-    /// [`PkiError::Signing`] when it is of an unknown kind.
-    pub fn from_der(spki: &[u8]) -> Result<Self, PkiError> {
-        SubjectPublicKeyInfo::from_der(spki).map(Self).map_err(signing)
-    }
-
-    /// The key out of a signing request in PEM, whose own signature is checked: it proves that the asker holds the
-    /// private key. Everything else in the request is dropped, for it is only a wish: a request can ask to be an
-    /// authority.
-    ///
-    /// # Errors
-    /// [`PkiError::Signing`] when it is no request, is not signed by its key, or asks for unknown extensions.
-    pub fn from_signing_request(pem: &str) -> Result<Self, PkiError> {
-        let request = CertificateSigningRequestParams::from_pem(pem).map_err(signing)?;
-        Self::from_der(&request.public_key.subject_public_key_info())
-    }
 }
 
 /// What every certificate has, authorities and leaves alike. Nothing is left to the library's defaults: they are valid
@@ -336,33 +324,19 @@ fn parameters(name: &str, serial: Serial, days: u32, now: SystemTime) -> Result<
     if !(1..=MAX_DAYS).contains(&days) {
         return Err(PkiError::BadRequest { what: "the life must be 1 to 36525 days" });
     }
-    let at = |seconds| {
-        OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| PkiError::BadRequest {
-            what: "the time is outside the years a certificate can tell",
-        })
-    };
     let now = seconds(now);
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
-    params.not_before = at(now.saturating_sub_unsigned(CLOCK_SKEW.as_secs()))?;
-    params.not_after = at(now.saturating_add(i64::from(days) * 86_400))?;
+    params.not_before = moment(now.saturating_sub_unsigned(CLOCK_SKEW.as_secs()))?;
+    params.not_after = moment(now.saturating_add(i64::from(days) * 86_400))?;
     Ok(params)
 }
 
-fn subject_alternative_name(name: &AlternativeName) -> Result<SanType, PkiError> {
-    let bad = PkiError::BadRequest {
-        what: "an alternative name is neither a host name, nor an address, nor a URI",
-    };
-    match name {
-        AlternativeName::Dns(host) if DnsName::try_from(host.as_str()).is_ok() => {
-            host.as_str().try_into().map(SanType::DnsName).map_err(signing)
-        }
-        AlternativeName::Ip(address) => Ok(SanType::IpAddress(*address)),
-        AlternativeName::Uri(uri) => uri.as_str().try_into().map(SanType::URI).map_err(signing),
-        AlternativeName::Dns(_) | AlternativeName::Other(_) => Err(bad),
-    }
+fn moment(seconds: i64) -> Result<OffsetDateTime, PkiError> {
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .map_err(|_| PkiError::BadRequest { what: "the time is outside the years a certificate can tell" })
 }
 
 /// 127 random bits: positive in DER's signed integers, and not to be guessed or met twice.
@@ -382,19 +356,42 @@ fn may_sign(parsed: &X509Certificate<'_>) -> bool {
     ca && parsed.key_usage().is_ok_and(|found| found.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
-fn first_certificate(pem: &[u8], origin: &Origin) -> Result<CertificateDer<'static>, PkiError> {
-    let first = CertificateDer::pem_slice_iter(pem).next();
-    first
-        .ok_or_else(|| PkiError::NoCertificate { origin: origin.clone() })?
-        .map_err(|source| PkiError::NotPem { origin: origin.clone(), source })
+/// Version 1 and certificates without the field limit nothing.
+fn below(parsed: &X509Certificate<'_>) -> Below {
+    let constraints = parsed.basic_constraints().ok().flatten();
+    constraints.and_then(|found| found.value.path_len_constraint).map_or(Below::Unlimited, Below::AtMost)
 }
 
-fn private_key(pem: &[u8], origin: &Origin) -> Result<KeyPair, PkiError> {
-    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| PkiError::NoKey { origin: origin.clone() })?;
-    KeyPair::try_from(&key)
-        .map_err(|source| PkiError::UnusableKey { origin: origin.clone(), source: source.into() })
+/// An intermediate's own certificate and those above it, each signed in the name of the next, without the root: whoever
+/// verifies has the root from elsewhere, or must not believe it.
+fn links(
+    given: Vec<CertificateDer<'static>>,
+    origin: &Origin,
+) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let bad = |source| PkiError::BadCertificate { origin: origin.clone(), source };
+    let mut links = Vec::new();
+    let mut signer: Option<Vec<u8>> = None;
+    for der in given {
+        let (_, parsed) = X509Certificate::from_der(&der)
+            .map_err(|error| bad(BadCertificate::NotDer(error.to_string())))?;
+        if signer.is_some_and(|signer| signer != parsed.subject().as_raw()) {
+            return Err(PkiError::BrokenChain { origin: origin.clone() });
+        }
+        if parsed.issuer().as_raw() == parsed.subject().as_raw() {
+            break;
+        }
+        signer = Some(parsed.issuer().as_raw().to_vec());
+        links.push(der);
+    }
+    Ok(links)
 }
 
 fn signing(source: rcgen::Error) -> PkiError {
     PkiError::Signing { source }
+}
+
+/// PEM, with lines of 64 characters.
+fn armoured(kind: &str, der: &[u8]) -> String {
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    pem::encode_config(&Pem::new(kind, der), config)
 }

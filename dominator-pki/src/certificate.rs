@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dominator_core::authorise::{Identity, MethodPattern, Role};
+use dominator_core::auth::{Identity, MethodPattern};
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -16,7 +16,8 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509Name, X509Version};
 use x509_parser::time::ASN1Time;
 
 use crate::error::{BadCertificate, Origin, PkiError};
-use crate::list;
+use crate::verified::Granted;
+use crate::{der, urn};
 
 /// The object identifier of the extension that lists methods.
 pub const METHODS_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 9586, 100, 7, 1];
@@ -24,6 +25,17 @@ pub const METHODS_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 9586, 100, 7, 1];
 pub const GROUPS_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 9586, 100, 7, 2];
 /// What a role's URI in the subject alternative names begins with.
 pub const ROLE_URI: &str = "urn:dominator:role:";
+/// What the URI of a node's id begins with.
+pub const NODE_URI: &str = "urn:dominator:node:";
+/// What every URI that limits where methods are granted begins with.
+pub const SCOPE_URI: &str = "urn:dominator:scope:";
+/// What the URI of a limit to machines with a tag begins with; `KEY=VALUE` follows, each percent-encoded.
+pub const SCOPE_TAG_URI: &str = "urn:dominator:scope:tag:";
+/// What the URI of a limit to a directory of images begins with.
+pub const SCOPE_IMAGES_URI: &str = "urn:dominator:scope:images:";
+
+/// The URI in an authority's own certificate that says that it is believed in identity only, whoever has signed it.
+pub const IDENTITY_ONLY_URI: &str = "urn:dominator:identity-only";
 
 /// The longest certificate that is read, in bytes.
 pub const MAX_CERTIFICATE: usize = 64 * 1024;
@@ -68,10 +80,7 @@ impl Certificate {
             names,
             issuer: parsed.issuer().to_string(),
             serial: Serial::from_bytes(parsed.raw_serial())?,
-            validity: Validity {
-                not_before: system_time(parsed.validity().not_before),
-                not_after: system_time(parsed.validity().not_after),
-            },
+            validity: Validity::parsed(&parsed),
             version: parsed.version(),
             der: CertificateDer::from(der.to_vec()),
         })
@@ -110,6 +119,12 @@ impl Certificate {
     /// The X.509 version; TLS needs 3.
     pub fn version(&self) -> u32 {
         self.version.0.saturating_add(1)
+    }
+
+    /// In what it may be believed as an authority's, by its own word: whoever bears the mark of an identity authority is
+    /// believed in no more, wherever it is put. Without the mark, the file decides where the authority stands.
+    pub fn authority_for(&self) -> Granted {
+        urn::authority_for(&self.names)
     }
 
     /// The certificate itself.
@@ -188,16 +203,50 @@ impl Validity {
         self.not_after.duration_since(now).ok()
     }
 
+    /// What both have in common.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            not_before: self.not_before.max(other.not_before),
+            not_after: self.not_after.min(other.not_after),
+        }
+    }
+
+    /// Whether `now` lies within.
+    pub fn contains(self, now: SystemTime) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+
+    /// The subject of a certificate, for people, with its times.
+    pub(crate) fn of_subject(der: &[u8]) -> Option<(String, Self)> {
+        let (_, parsed) = X509Certificate::from_der(der).ok()?;
+        Some((parsed.subject().to_string(), Self::parsed(&parsed)))
+    }
+
+    /// The times of a certificate of which nothing else is looked at.
+    pub(crate) fn of(der: &[u8]) -> Result<Self, BadCertificate> {
+        let (_, parsed) =
+            X509Certificate::from_der(der).map_err(|error| BadCertificate::NotDer(error.to_string()))?;
+        Ok(Self::parsed(&parsed))
+    }
+
+    fn parsed(parsed: &X509Certificate<'_>) -> Self {
+        let validity = parsed.validity();
+        Self { not_before: system_time(validity.not_before), not_after: system_time(validity.not_after) }
+    }
+
     /// Checks that `now` lies within.
     ///
     /// # Errors
     /// [`PkiError::Expired`] or [`PkiError::NotYetValid`], naming `origin`.
     pub fn check(&self, now: SystemTime, origin: Origin) -> Result<(), PkiError> {
         if now > self.not_after {
-            return Err(PkiError::Expired { origin, not_after: rfc3339(self.not_after) });
+            let (not_after, now) = (rfc3339(self.not_after), rfc3339(now));
+            return Err(PkiError::Expired { origin, not_after, now });
         }
         if now < self.not_before {
-            return Err(PkiError::NotYetValid { origin, not_before: rfc3339(self.not_before) });
+            let (not_before, now) = (rfc3339(self.not_before), rfc3339(now));
+            return Err(PkiError::NotYetValid { origin, not_before, now });
         }
         Ok(())
     }
@@ -224,7 +273,25 @@ impl Serial {
         &self.0
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, BadCertificate> {
+    /// Reads a positive number of at most 20 bytes in hexadecimal digits, with colons between them or without.
+    ///
+    /// # Errors
+    /// [`PkiError::BadRequest`] when it is not so.
+    pub fn from_hexadecimal(text: &str) -> Result<Self, PkiError> {
+        let bad = || PkiError::BadRequest {
+            what: "the serial must be 1 to 20 bytes in hexadecimal digits, not all zero",
+        };
+        let digits = text.chars().filter(|digit| *digit != ':').map(|digit| digit.to_digit(16));
+        let digits: Option<Vec<_>> = digits.map(|digit| u8::try_from(digit?).ok()).collect();
+        let digits = digits.ok_or_else(bad)?;
+        let byte = |pair: &[u8]| pair.iter().fold(0, |byte, digit| byte << 4 | digit);
+        let mut bytes: Vec<u8> = digits.rchunks(2).map(byte).collect();
+        bytes.reverse();
+        let serial = Self::from_bytes(&bytes).map_err(|_| bad())?;
+        if serial.0.is_empty() { Err(bad()) } else { Ok(serial) }
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, BadCertificate> {
         let digits: Vec<u8> = bytes.iter().copied().skip_while(|byte| *byte == 0).collect();
         if digits.len() > MAX_SERIAL {
             Err(BadCertificate::BadSerial(digits.len()))
@@ -243,20 +310,33 @@ impl From<u128> for Serial {
 impl FromStr for Serial {
     type Err = PkiError;
 
-    /// Reads a positive decimal number below 2^127.
+    /// Reads a positive number: decimal below 2^127, or `0x` and the bytes in hexadecimal, as certificates are shown.
     fn from_str(text: &str) -> Result<Self, PkiError> {
-        match text.parse::<u128>() {
-            Ok(number) if number > 0 && number >> 127 == 0 => Ok(number.into()),
-            _ => {
-                Err(PkiError::BadRequest { what: "the serial must be a positive decimal number below 2^127" })
-            }
-        }
+        let bad = PkiError::BadRequest {
+            what: "the serial must be a positive decimal number below 2^127, or 0x and at most 40 hexadecimal digits",
+        };
+        let serial = match text.strip_prefix("0x") {
+            Some(digits) => hexadecimal(digits),
+            None => text.parse::<u128>().ok().filter(|number| number >> 127 == 0).map(Self::from),
+        };
+        serial.filter(|serial| !serial.0.is_empty()).ok_or(bad)
     }
 }
 
+fn hexadecimal(digits: &str) -> Option<Serial> {
+    let even = format!("{}{digits}", if digits.len().is_multiple_of(2) { "" } else { "0" });
+    let byte = |pair: &[u8]| {
+        let digit = |at: usize| pair.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+    };
+    let bytes: Option<Vec<u8>> = even.as_bytes().chunks(2).map(byte).collect();
+    bytes.and_then(|bytes| Serial::from_bytes(&bytes).ok())
+}
+
 impl fmt::Display for Serial {
-    /// Hexadecimal, two digits a byte.
+    /// `0x` and hexadecimal, two digits a byte: so it can be pasted where a serial number is asked for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0x")?;
         match self.0.is_empty() {
             true => f.write_str("00"),
             false => self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
@@ -282,14 +362,14 @@ pub(crate) fn seconds(time: SystemTime) -> i64 {
     }
 }
 
-/// A user name that can stand in certificates and logs.
+/// A user name that can stand in certificates, logs and deny lists. With blanks at its ends it would look like another's.
 pub(crate) fn check_user(user: &str) -> Result<(), BadCertificate> {
-    let fits =
-        !user.trim().is_empty() && user.chars().count() <= MAX_USER && !user.chars().any(char::is_control);
+    let bare = !user.is_empty() && user.trim() == user;
+    let fits = bare && user.chars().count() <= MAX_USER && !user.chars().any(char::is_control);
     fits.then_some(()).ok_or(BadCertificate::BadUser)
 }
 
-fn system_time(time: ASN1Time) -> SystemTime {
+pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
     let offset = Duration::from_secs(time.timestamp().unsigned_abs());
     if time.timestamp() < 0 { UNIX_EPOCH - offset } else { UNIX_EPOCH + offset }
 }
@@ -301,7 +381,9 @@ fn claims(parsed: &X509Certificate<'_>, names: &[AlternativeName]) -> Result<Ide
     Ok(Identity {
         methods: methods.collect::<Result<_, _>>()?,
         groups: groups.collect::<Result<_, _>>()?,
-        role: role(&user, names)?,
+        role: urn::role(&user, names)?,
+        node: urn::node(names)?,
+        scope: urn::scope(names)?,
         user,
     })
 }
@@ -321,19 +403,6 @@ fn group(name: &str) -> Result<String, BadCertificate> {
     fits.then(|| name.into()).ok_or(BadCertificate::BadGroup)
 }
 
-/// A role's URI decides alone, and one we do not know grants nothing: a newer authority may know more roles than we.
-fn role(user: &str, names: &[AlternativeName]) -> Result<Option<Role>, BadCertificate> {
-    let mut roles = names.iter().filter_map(|name| match name {
-        AlternativeName::Uri(uri) => uri.strip_prefix(ROLE_URI),
-        AlternativeName::Dns(_) | AlternativeName::Ip(_) | AlternativeName::Other(_) => None,
-    });
-    match (roles.next(), roles.next()) {
-        (None, _) => Ok(Role::named(user)),
-        (Some(name), None) => Ok(Role::named(name)),
-        (Some(_), Some(_)) => Err(BadCertificate::SeveralRoles),
-    }
-}
-
 fn strings<'a>(
     parsed: &'a X509Certificate<'_>,
     oid: &[u64],
@@ -342,7 +411,7 @@ fn strings<'a>(
     let oid = Oid::from(oid).expect("invariant: our object identifiers are well-formed");
     let extension = parsed.get_extension_unique(&oid).map_err(|_| BadCertificate::DuplicateExtension)?;
     extension.map_or(Ok(Vec::new()), |found| {
-        list::decode(found.value, MAX_LIST).map_err(|source| BadCertificate::BadList { list, source })
+        der::decode(found.value, MAX_LIST).map_err(|source| BadCertificate::BadList { list, source })
     })
 }
 
@@ -350,6 +419,11 @@ fn alternative_names(parsed: &X509Certificate<'_>) -> Result<Vec<AlternativeName
     let extension = parsed.subject_alternative_name().map_err(|_| BadCertificate::BadAlternativeName)?;
     let names = extension.map_or(&[][..], |found| found.value.general_names.as_slice());
     names.iter().map(alternative_name).collect()
+}
+
+/// In what an authority may be believed, by its own certificate.
+pub(crate) fn authority_for(parsed: &X509Certificate<'_>) -> Result<Granted, BadCertificate> {
+    alternative_names(parsed).map(|names| urn::authority_for(&names))
 }
 
 fn alternative_name(name: &GeneralName<'_>) -> Result<AlternativeName, BadCertificate> {

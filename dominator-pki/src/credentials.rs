@@ -1,11 +1,10 @@
 //! What one end of a connection proves itself with.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use rustls::crypto::ring;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::certificate::Certificate;
@@ -20,7 +19,6 @@ pub struct Credentials {
     key: PrivateKeyDer<'static>,
     leaf: Certificate,
     origin: Origin,
-    exposed: Option<ExposedKey>,
 }
 
 impl Credentials {
@@ -52,12 +50,7 @@ impl Credentials {
             return Err(PkiError::KeyMismatch { origin: chain_origin.clone() });
         }
         pair.map_err(|error| PkiError::UnusableKey { origin: key_origin.clone(), source: error.into() })?;
-        Ok(Self { chain, key, leaf, origin: chain_origin.clone(), exposed: None })
-    }
-
-    pub(crate) fn with_exposure(mut self, exposed: Option<ExposedKey>) -> Self {
-        self.exposed = exposed;
-        self
+        Ok(Self { chain, key, leaf, origin: chain_origin.clone() })
     }
 
     /// The leaf.
@@ -75,11 +68,6 @@ impl Credentials {
         &self.origin
     }
 
-    /// That others can read the key's file, when they can: worth a warning in the log.
-    pub fn exposed(&self) -> Option<&ExposedKey> {
-        self.exposed.as_ref()
-    }
-
     pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
         self.key.clone_key()
     }
@@ -92,7 +80,6 @@ impl Clone for Credentials {
             key: self.key.clone_key(),
             leaf: self.leaf.clone(),
             origin: self.origin.clone(),
-            exposed: self.exposed.clone(),
         }
     }
 }
@@ -107,19 +94,24 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// A private key's file that its group or everybody can read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExposedKey {
-    /// The file.
-    pub path: PathBuf,
-    /// Its permission bits.
-    pub mode: u32,
-}
-
-impl fmt::Display for ExposedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (path, mode) = (self.path.display(), self.mode);
-        write!(f, "the private key {path} has mode {mode:04o}, so that others can read it; chmod 600 {path}")
+/// Every section in `pem`, at most `limit`, of a file in which each counts: readers pass over what they do not know, and
+/// what was passed over so could be an authority, or a revocation.
+pub(crate) fn sections(
+    pem: &[u8],
+    limit: usize,
+    origin: &Origin,
+) -> Result<Vec<(SectionKind, Vec<u8>)>, PkiError> {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    let begun = pem.windows(BEGIN.len()).filter(|window| *window == BEGIN).count();
+    if begun > limit {
+        return Err(PkiError::TooMany { origin: origin.clone(), limit });
+    }
+    let found: Vec<_> = <(SectionKind, Vec<u8>)>::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|source| PkiError::NotPem { origin: origin.clone(), source })?;
+    match found.len() == begun {
+        true => Ok(found),
+        false => Err(PkiError::UnreadSection { origin: origin.clone() }),
     }
 }
 
@@ -135,7 +127,7 @@ pub(crate) fn certificates(
         .map_err(|source| PkiError::NotPem { origin: origin.clone(), source })?;
     match found.len() {
         0 => Err(PkiError::NoCertificate { origin: origin.clone() }),
-        count if count > limit => Err(PkiError::ChainTooLong { count, limit }),
+        count if count > limit => Err(PkiError::TooMany { origin: origin.clone(), limit }),
         _ => Ok(found),
     }
 }

@@ -1,4 +1,6 @@
 //! Where keys and certificates lie on disk, and how they get there.
+//!
+//! A private key is read only from a file that nobody but its owner has any permission on: [`PkiError::ExposedKey`].
 
 mod write;
 
@@ -6,17 +8,21 @@ use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-pub use write::{Existing, next_serial, save_certificate, save_key};
+pub use write::{
+    Existing, Extended, load_revocations, next_serial, revocations, revoke, save_certificate, save_key,
+};
 
 use crate::ca::{Authority, LeafKey};
 use crate::certificate::Certificate;
-use crate::credentials::{Credentials, ExposedKey, MAX_CHAIN, certificates};
+use crate::credentials::{Credentials, certificates};
 use crate::error::{Origin, PkiError};
-use crate::trust::Trust;
+use crate::files::MAX_LIST_FILE;
+use crate::inspect::{ShownList, lists};
+use crate::trust::{MAX_AUTHORITIES, Trust};
 
 /// The authorities of every daemon.
 pub const AUTHORITIES: &str = "/etc/ssl/CA.pem";
@@ -71,11 +77,11 @@ pub enum IdentityFile<'a> {
 pub fn load(paths: &CredentialPaths, now: SystemTime) -> Result<Credentials, PkiError> {
     let (certificate, key) = (&paths.certificate, &paths.key);
     let chain = read(certificate)?;
-    let (key_pem, exposed) = read_key(key)?;
+    let key_pem = read_key(key)?;
     let credentials =
         Credentials::from_pem_of(&chain, &key_pem, &certificate.as_path().into(), &key.as_path().into())?;
     credentials.certificate().validity().check(now, certificate.as_path().into())?;
-    Ok(credentials.with_exposure(exposed))
+    Ok(credentials)
 }
 
 /// A user's certificates.
@@ -117,11 +123,11 @@ pub fn load_user(home: &Path, now: SystemTime) -> Result<UserStore, PkiError> {
 /// [`PkiError`], naming the file. An identity file that is there but can't be read is always an error: it would change
 /// who is let in.
 pub fn load_trust(authorities: &Path, identity: IdentityFile<'_>) -> Result<Trust, PkiError> {
-    let full = read(authorities)?;
+    let full = read_guarded(authorities)?;
     let identity = match identity {
         IdentityFile::None => None,
-        IdentityFile::At(path) => Some((read(path)?, Origin::from(path))),
-        IdentityFile::IfPresent(path) => match read(path) {
+        IdentityFile::At(path) => Some((read_guarded(path)?, Origin::from(path))),
+        IdentityFile::IfPresent(path) => match read_guarded(path) {
             Ok(pem) => Some((pem, Origin::from(path))),
             Err(PkiError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
             Err(other) => return Err(other),
@@ -137,7 +143,7 @@ pub fn load_trust(authorities: &Path, identity: IdentityFile<'_>) -> Result<Trus
 /// [`PkiError`], naming the file.
 pub fn load_authority(paths: &CredentialPaths) -> Result<Authority, PkiError> {
     let certificate = read(&paths.certificate)?;
-    let (key, _) = read_key(&paths.key)?;
+    let key = read_key(&paths.key)?;
     let origins = [Origin::from(paths.certificate.as_path()), Origin::from(paths.key.as_path())];
     let [certificate_origin, key_origin] = &origins;
     Authority::from_pem_of(&certificate, &key, certificate_origin, key_origin)
@@ -148,21 +154,49 @@ pub fn load_authority(paths: &CredentialPaths) -> Result<Authority, PkiError> {
 /// # Errors
 /// [`PkiError`], naming the file.
 pub fn load_key(path: &Path) -> Result<LeafKey, PkiError> {
-    let (pem, _) = read_key(path)?;
+    let pem = read_key(path)?;
     LeafKey::from_pem(&pem, &path.into())
 }
 
-/// Loads every certificate in a PEM file, in order, at most [`MAX_CHAIN`] of them.
+/// Loads every certificate in a PEM file, in order, at most [`MAX_AUTHORITIES`] of them.
 ///
 /// # Errors
 /// [`PkiError`], naming the file.
 pub fn load_certificates(path: &Path) -> Result<Vec<Certificate>, PkiError> {
-    let origin = Origin::from(path);
-    let found = certificates(&read(path)?, MAX_CHAIN, &origin)?;
-    let parse = |der: &rustls_pki_types::CertificateDer<'_>| {
-        Certificate::parse(der).map_err(|source| PkiError::BadCertificate { origin: origin.clone(), source })
+    parsed(&read(path)?, &path.into())
+}
+
+/// What a file has to show, nothing verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// Its certificates, in order.
+    pub certificates: Vec<Certificate>,
+    /// What its lists of revoked certificates say of themselves, in order.
+    pub lists: Vec<ShownList>,
+}
+
+/// Loads every certificate in a PEM file, at most [`MAX_AUTHORITIES`] of them, and every list of revoked certificates, which
+/// may be DER, too.
+///
+/// # Errors
+/// [`PkiError`], naming the file; [`PkiError::NoCertificate`] when there is nothing of either kind.
+pub fn load_contents(path: &Path) -> Result<Contents, PkiError> {
+    let bytes = open(path).and_then(|file| read_from(&file, path, MAX_LIST_FILE))?;
+    contents(&bytes, &path.into())
+}
+
+/// The same for bytes that were read from `origin`.
+///
+/// # Errors
+/// As [`load_contents`].
+pub fn contents(bytes: &[u8], origin: &Origin) -> Result<Contents, PkiError> {
+    let lists = lists(bytes, origin)?;
+    let certificates = match parsed(bytes, origin) {
+        // Beside a list there need be none.
+        Err(PkiError::NoCertificate { .. }) if !lists.is_empty() => Vec::new(),
+        found => found?,
     };
-    found.iter().map(parse).collect()
+    Ok(Contents { certificates, lists })
 }
 
 /// `path` with `suffix` after its name; unlike an extension it replaces nothing.
@@ -206,32 +240,73 @@ fn certificate_name(key: &str) -> Option<String> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PkiError> {
-    open(path).and_then(|file| read_from(&file, path))
+fn parsed(pem: &[u8], origin: &Origin) -> Result<Vec<Certificate>, PkiError> {
+    let found = certificates(pem, MAX_AUTHORITIES, origin)?;
+    let parse = |der: &rustls_pki_types::CertificateDer<'_>| {
+        Certificate::parse(der).map_err(|source| PkiError::BadCertificate { origin: origin.clone(), source })
+    };
+    found.iter().map(parse).collect()
 }
 
-/// Reads a key and looks at its permissions through the same handle.
-fn read_key(path: &Path) -> Result<(Vec<u8>, Option<ExposedKey>), PkiError> {
+fn read(path: &Path) -> Result<Vec<u8>, PkiError> {
+    open(path).and_then(|file| read_from(&file, path, MAX_FILE))
+}
+
+/// Reads what says who is believed, unless everybody can change it.
+fn read_guarded(path: &Path) -> Result<Vec<u8>, PkiError> {
     let file = open(path)?;
-    let mode =
-        file.metadata().map_err(|source| PkiError::Read { path: path.into(), source })?.mode() & 0o7777;
-    let exposed = (mode & 0o077 != 0).then(|| ExposedKey { path: path.into(), mode });
-    Ok((read_from(&file, path)?, exposed))
+    let found = file.metadata().map_err(|source| PkiError::Read { path: path.into(), source })?;
+    check_guarded(&found, path)?;
+    read_from(&file, path, MAX_FILE)
+}
+
+/// Whoever can write there could be believed, or have others forgotten who are not.
+pub(crate) fn check_guarded(found: &fs::Metadata, path: &Path) -> Result<(), PkiError> {
+    match found.mode() & 0o7777 {
+        mode if mode & 0o002 != 0 => Err(PkiError::OpenToChange { path: path.into(), mode }),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a private key, unless others than its owner can.
+fn read_key(path: &Path) -> Result<Vec<u8>, PkiError> {
+    open_key(path).and_then(|file| read_from(&file, path, MAX_FILE))
+}
+
+/// Opens a private key and looks at what was opened, not at the name: behind a link it is the target that counts, and a
+/// name can be given to another file between two looks.
+pub(crate) fn open_key(path: &Path) -> Result<File, PkiError> {
+    let (file, found) = open_at_once(path)?;
+    if !found.is_file() {
+        return Err(PkiError::NoKeyFile { path: path.into() });
+    }
+    match found.mode() & 0o7777 {
+        mode if mode & 0o077 != 0 => Err(PkiError::ExposedKey { path: path.into(), mode }),
+        _ => Ok(file),
+    }
+}
+
+/// Opens whatever is there without waiting for anything: a pipe would otherwise wait for its other end.
+pub(crate) fn open_at_once(path: &Path) -> Result<(File, fs::Metadata), PkiError> {
+    let failed = |source| PkiError::Read { path: path.into(), source };
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).expect("invariant: flags of open(2) are an int");
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let found = file.metadata().map_err(failed)?;
+    Ok((file, found))
 }
 
 fn open(path: &Path) -> Result<File, PkiError> {
     File::open(path).map_err(|source| PkiError::Read { path: path.into(), source })
 }
 
-fn read_from(file: &File, path: &Path) -> Result<Vec<u8>, PkiError> {
+pub(crate) fn read_from(file: &File, path: &Path, limit: usize) -> Result<Vec<u8>, PkiError> {
     let mut bytes = Vec::new();
-    let limit = u64::try_from(MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(limit)
+    file.take(u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|source| PkiError::Read { path: path.into(), source })?;
-    if bytes.len() > MAX_FILE {
-        Err(PkiError::TooLong { origin: path.into(), limit: MAX_FILE })
-    } else {
-        Ok(bytes)
+    match bytes.len() > limit {
+        true => Err(PkiError::TooLong { origin: path.into(), limit }),
+        false => Ok(bytes),
     }
 }

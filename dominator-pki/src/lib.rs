@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use std::time::SystemTime;
-//! use dominator_core::authorise::{Access, Decision, MethodPattern, Role, decide};
+//! use dominator_core::auth::{MethodPattern, Role};
 //! use dominator_pki::Trust;
 //! use dominator_pki::ca::{Authority, Leaf};
 //!
@@ -14,10 +14,11 @@
 //! let subd = authority.issue_credentials(&leaf, now)?;
 //!
 //! let trust = Trust::from_pem(authority.certificate_pem().as_bytes(), None)?;
-//! let identity = trust.identify(subd.chain(), now)?;
+//! let verified = trust.identify(subd.chain(), now)?;
+//! let identity = verified.identity();
 //! assert_eq!(identity.user, "subd");
 //! assert_eq!(identity.role, Some(Role::Subd));
-//! assert_eq!(decide(&identity, &"ObjectServer.GetObjects".parse()?, Access::Listed), Decision::Listed);
+//! assert!(identity.methods.iter().any(|pattern| pattern.to_string() == "ObjectServer.GetObjects"));
 //!
 //! let server = trust.server_config(&subd)?; // for rustls, with client certificates mandatory
 //! let client = trust.client_config(&subd, Role::ImageServer)?; // talks to image servers, and to nobody else
@@ -30,7 +31,7 @@
 //! clock, which [`Trust::with_clock`] replaces.
 //!
 //! # What is not here
-//! Revocation, enrolment and renewal; the decision what a method demands (that is `dominator_core::authorise`); sockets
+//! Enrolment and renewal; the decision what a method demands (that is `dominator_core::auth`); sockets
 //! and runtimes. An authority's own expiry is not enforced when chains are verified: a certificate in the CA file is
 //! trusted until it is taken out of it.
 #![forbid(unsafe_code)]
@@ -38,16 +39,30 @@
 pub mod ca;
 mod certificate;
 mod credentials;
+mod der;
 mod error;
+pub mod files;
+mod glance;
+mod handover;
+mod inspect;
 pub mod keystore;
-mod list;
+mod path;
+pub mod revocation;
+mod signed;
 mod trust;
+mod urn;
+mod verified;
 mod verify;
 
 pub use certificate::{
-    AlternativeName, Certificate, Fingerprint, GROUPS_OID, MAX_CERTIFICATE, MAX_GROUP, MAX_LIST, MAX_USER,
-    METHODS_OID, ROLE_URI, Serial, Validity, rfc3339,
+    AlternativeName, Certificate, Fingerprint, GROUPS_OID, IDENTITY_ONLY_URI, MAX_CERTIFICATE, MAX_GROUP,
+    MAX_LIST, MAX_USER, METHODS_OID, NODE_URI, ROLE_URI, SCOPE_IMAGES_URI, SCOPE_TAG_URI, SCOPE_URI, Serial,
+    Validity, rfc3339,
 };
-pub use credentials::{Credentials, ExposedKey, MAX_CHAIN};
-pub use error::{BadCertificate, BadList, Origin, PkiError, refusal};
+pub use credentials::{Credentials, MAX_CHAIN};
+pub use error::{BadCertificate, BadList, Origin, PkiError, Revoker, refusal};
+pub use glance::glance;
+pub use inspect::{ShownEntry, ShownList};
+pub use revocation::{DenyList, Revocation, RevocationStanding, StalePolicy};
 pub use trust::{MAX_AUTHORITIES, Trust};
+pub use verified::{AuthorityKey, BadAuthorityKey, Granted, Verified};

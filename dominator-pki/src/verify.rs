@@ -3,11 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use dominator_core::authorise::Role;
+use dominator_core::auth::Role;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -15,15 +13,24 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::error::PkiError;
-use crate::trust::{Trust, read_leaf};
+use crate::trust::Trust;
 
 /// Lets in every client that [`Trust::identify`] can name.
 #[derive(Debug)]
-pub(crate) struct ClientVerifier(Trust);
+pub(crate) struct ClientVerifier(Trust, Clients);
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clients {
+    /// Those who show a certificate.
+    Known,
+    /// Also those who show none. Who shows one that is not accepted is refused as ever.
+    Anybody,
+}
 
 impl ClientVerifier {
-    pub(crate) fn new(trust: Trust) -> Self {
-        Self(trust)
+    pub(crate) fn new(trust: Trust, clients: Clients) -> Self {
+        Self(trust, clients)
     }
 }
 
@@ -32,13 +39,18 @@ impl ClientCertVerifier for ClientVerifier {
         self.0.subjects()
     }
 
+    fn client_auth_mandatory(&self) -> bool {
+        self.1 == Clients::Known
+    }
+
     fn verify_client_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.0.identify_at(end_entity, intermediates, now).map_err(refuse)?;
+        let client = self.0.shake_client(end_entity, intermediates, now);
+        client.inspect_err(|error| self.0.tell(error)).map_err(refuse)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -92,25 +104,8 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let leaf = read_leaf(end_entity, intermediates).map_err(refuse)?;
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.trust.provider().signature_verification_algorithms.all;
-        let links = self.trust.full_links(intermediates);
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            self.trust.authorities(),
-            &links,
-            now,
-            algorithms,
-        )?;
-        let claims = leaf.unverified_claims();
-        if claims.role != Some(self.expected) {
-            let (expected, found, user) = (self.expected, claims.role, claims.user.clone());
-            return Err(refuse(PkiError::WrongRole { expected, found, user }));
-        }
-        if leaf.names_a_host() {
-            verify_server_name(&parsed, server_name)?;
-        }
+        let server = self.trust.shake_server(end_entity, intermediates, self.expected, server_name, now);
+        server.map_err(refuse)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -138,9 +133,12 @@ impl ServerCertVerifier for ServerVerifier {
 }
 
 /// Chains that do not verify keep rustls's own error, for the sake of the alert the far end gets.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others are ours, and have no alert of their own")]
 fn refuse(error: PkiError) -> Error {
-    if let PkiError::Untrusted { source, .. } = error {
-        return source;
+    match error {
+        PkiError::Untrusted { source, .. } => source,
+        PkiError::Untimely { source, .. } => *source,
+        PkiError::Revoked { .. } => CertificateError::Revoked.into(),
+        other => Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(other)))),
     }
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
 }

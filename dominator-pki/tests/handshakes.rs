@@ -7,9 +7,12 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dominator_core::authorise::{Identity, Role};
+use dominator_core::auth::{Identity, Role};
 use dominator_pki::ca::Authority;
-use dominator_pki::{AlternativeName, Credentials, METHODS_OID, PkiError, ROLE_URI, Trust, refusal};
+use dominator_pki::{
+    AlternativeName, Credentials, DenyList, METHODS_OID, Origin, PkiError, ROLE_URI, Revocation, Trust,
+    refusal,
+};
 use rcgen::SanType;
 use rustls::crypto::ring;
 use rustls::{
@@ -65,7 +68,12 @@ impl Fleet {
         let named = leaf("imageserver").alternative_names([AlternativeName::Dns("images".into())]);
         let server = self.trust.server_config(&issue(&self.root, &named)).unwrap();
         let connection = handshake(server, self.client_with(forged), "images").server?;
-        Ok(self.trust.identify(connection.peer_certificates().unwrap(), SystemTime::now()).unwrap())
+        Ok(self
+            .trust
+            .identify(connection.peer_certificates().unwrap(), SystemTime::now())
+            .unwrap()
+            .identity()
+            .clone())
     }
 
     /// A server that lets everybody in who has any certificate of the root, and proves itself with `forged`.
@@ -97,10 +105,53 @@ fn both_ends_prove_themselves_and_the_server_learns_who_calls() {
     let (mut client, mut server) = handshake(fleet.server(), fleet.client(), "any.name").accepted();
     converse(&mut client, &mut server);
     assert_eq!(server.alpn_protocol(), Some(&b"h2"[..]));
-    let identity = fleet.trust.identify(server.peer_certificates().unwrap(), SystemTime::now()).unwrap();
+    let verified = fleet.trust.identify(server.peer_certificates().unwrap(), SystemTime::now()).unwrap();
+    let identity = verified.identity().clone();
     assert_eq!((identity.user.as_str(), identity.role), ("subd", Some(Role::Subd)));
     assert_eq!(identity.groups, groups(&["machines"]));
     assert_eq!(texts(&identity.methods), ["ObjectServer.GetObjects"]);
+}
+
+#[test]
+fn what_a_handshake_found_is_no_answer_to_another_question() {
+    let fleet = fleet();
+    let now = SystemTime::now();
+    let shaken = || handshake(fleet.server(), fleet.client(), "any.name").accepted();
+    let (client, server) = shaken();
+    let (images, caller) = (client.peer_certificates().unwrap(), server.peer_certificates().unwrap());
+    let name = "any.name".try_into().unwrap();
+    let recognise = |role, now| fleet.trust.recognise(images, role, &name, now);
+    // In another role, after its time, and as a client.
+    let posing = recognise(Role::Dominator, now);
+    assert!(matches!(posing, Err(PkiError::WrongRole { .. })), "{posing:?}");
+    let late = now + Duration::from_secs(100 * 365 * 86_400);
+    assert!(recognise(Role::ImageServer, late).is_err());
+    assert!(fleet.trust.identify(caller, late).is_err());
+    // Under the trust that takes it back.
+    drop(shaken());
+    let denied = DenyList::parse(b"user subd\n", &Origin::Memory).unwrap();
+    let mut revocation = Revocation::default();
+    revocation.deny(denied);
+    let trust = fleet.trust.clone().with_revocation(revocation);
+    let revoked = trust.identify(caller, now);
+    assert!(matches!(revoked, Err(PkiError::Revoked { .. })), "{revoked:?}");
+    assert!(fleet.trust.identify(caller, now).is_ok() && recognise(Role::ImageServer, now).is_ok());
+}
+
+#[test]
+fn what_a_handshake_found_is_forgotten_by_a_trust_that_changes() {
+    let Fleet { trust, imageserver, subd, .. } = fleet();
+    let caller = {
+        let server = trust.server_config(&imageserver).unwrap();
+        let client = trust.client_config(&subd, Role::ImageServer).unwrap();
+        let (_, server) = handshake(server, client, "any.name").accepted();
+        server.peer_certificates().unwrap().to_vec()
+    };
+    let mut revocation = Revocation::default();
+    revocation.deny(DenyList::parse(b"user subd\n", &Origin::Memory).unwrap());
+    // Nobody else has this trust any more: it is changed in place.
+    let revoked = trust.with_revocation(revocation).identify(&caller, SystemTime::now());
+    assert!(matches!(revoked, Err(PkiError::Revoked { .. })), "{revoked:?}");
 }
 
 #[test]
@@ -243,7 +294,8 @@ fn an_identity_authority_vouches_for_a_name_and_groups_and_nothing_else() {
     let caller = issue(&fleet.people, &claims);
     let client = fleet.trust.client_config(&caller, Role::ImageServer).unwrap();
     let (_, server) = handshake(fleet.server(), client, "images").accepted();
-    let identity = fleet.trust.identify(server.peer_certificates().unwrap(), SystemTime::now()).unwrap();
+    let verified = fleet.trust.identify(server.peer_certificates().unwrap(), SystemTime::now()).unwrap();
+    let identity = verified.identity().clone();
     assert_eq!(identity.user, "dominator");
     assert_eq!(identity.groups, groups(&["admins"]));
     assert_eq!((identity.methods, identity.role), (vec![], None));
@@ -273,7 +325,10 @@ fn one_authority_in_both_files_is_believed_in_everything() {
     let both = vec![root.certificate_der().clone()];
     let trust = Trust::new(both.clone(), both).unwrap();
     let caller = issue(&root, &leaf("alice").methods(methods("Subd.*")));
-    assert_eq!(texts(&trust.identify(caller.chain(), SystemTime::now()).unwrap().methods), ["Subd.*"]);
+    assert_eq!(
+        texts(&trust.identify(caller.chain(), SystemTime::now()).unwrap().identity().methods),
+        ["Subd.*"]
+    );
 }
 
 #[test]
@@ -430,5 +485,5 @@ fn the_clock_that_judges_handshakes_can_be_replaced() {
     let server = trust.server_config(&fleet.imageserver).unwrap();
     handshake(server, fleet.client(), "images").refused_by_server();
     let later = SystemTime::now() + Duration::from_secs(3652 * 86_400);
-    assert!(matches!(fleet.trust.identify(fleet.subd.chain(), later), Err(PkiError::Untrusted { .. })));
+    assert!(matches!(fleet.trust.identify(fleet.subd.chain(), later), Err(PkiError::Untimely { .. })));
 }

@@ -45,19 +45,62 @@ fn what_was_saved_is_loaded_and_only_the_owner_can_read_the_key() {
     assert_eq!((mode(&paths.certificate), mode(&paths.key)), (0o644, 0o600));
     let loaded = keystore::load(&paths, SystemTime::now()).unwrap();
     assert_eq!(loaded.certificate().unverified_claims().user, "subd");
-    assert_eq!(loaded.exposed(), None);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "no temporary file stays");
 }
 
 #[test]
-fn a_key_that_others_can_read_is_told() {
+fn a_key_that_others_can_get_at_is_refused_everywhere() {
     let directory = tempfile::tempdir().unwrap();
     let paths = paths(directory.path(), "cert.pem", "key.pem");
-    store(&authority("Dominator"), &leaf("subd"), &paths.certificate, &paths.key);
-    fs::set_permissions(&paths.key, fs::Permissions::from_mode(0o640)).unwrap();
-    let loaded = keystore::load(&paths, SystemTime::now()).unwrap();
-    let warning = loaded.exposed().unwrap().to_string();
-    assert!(warning.contains("key.pem has mode 0640"), "{warning}");
+    let root = authority("Dominator");
+    keystore::save_certificate(&paths.certificate, root.certificate_pem(), Existing::Keep).unwrap();
+    keystore::save_key(&paths.key, &root.private_key_pem(), Existing::Keep).unwrap();
+    let stem = directory.path().join("root");
+    let all = || {
+        [
+            keystore::load(&paths, SystemTime::now()).err(),
+            keystore::load_authority(&paths).err(),
+            keystore::load_key(&paths.key).err(),
+            keystore::next_serial(&stem, &paths.key).err(),
+        ]
+    };
+    for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o440, 0o4640] {
+        fs::set_permissions(&paths.key, fs::Permissions::from_mode(mode)).unwrap();
+        for error in all() {
+            let error = error.unwrap();
+            assert!(matches!(error, PkiError::ExposedKey { mode: found, .. } if found == mode), "{error}");
+            assert!(error.to_string().contains(&format!("chmod 600 {}", paths.key.display())), "{error}");
+        }
+    }
+    for mode in [0o600, 0o400, 0o700] {
+        fs::set_permissions(&paths.key, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(all().iter().all(Option::is_none), "{mode:o}");
+    }
+}
+
+#[test]
+fn behind_a_link_the_target_is_judged() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths = paths(directory.path(), "cert.pem", "key.pem");
+    let real = directory.path().join("real.pem");
+    store(&authority("Dominator"), &leaf("subd"), &paths.certificate, &real);
+    std::os::unix::fs::symlink("real.pem", &paths.key).unwrap();
+    keystore::load(&paths, SystemTime::now()).unwrap();
+    fs::set_permissions(&real, fs::Permissions::from_mode(0o644)).unwrap();
+    let error = keystore::load(&paths, SystemTime::now()).unwrap_err();
+    assert!(matches!(error, PkiError::ExposedKey { .. }), "{error}");
+}
+
+#[test]
+fn a_key_is_a_regular_file_and_nobody_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().unwrap();
+    assert!(made.success());
+    for path in [&pipe, Path::new("/dev/null"), directory.path()] {
+        let error = keystore::load_key(path).unwrap_err();
+        assert!(matches!(error, PkiError::NoKeyFile { .. }), "{}: {error}", path.display());
+    }
 }
 
 #[test]
@@ -118,7 +161,7 @@ fn errors_name_the_file_at_fault() {
     let file = |name: &str| directory.path().join(name);
     store(&root, &leaf("a"), &file("a.cert"), &file("a.key"));
     store(&root, &leaf("b"), &file("b.cert"), &file("b.key"));
-    fs::write(file("empty"), "").unwrap();
+    keystore::save_key(&file("empty"), "", Existing::Keep).unwrap();
     fs::write(file("torn"), "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
     fs::write(file("huge"), vec![b'x'; keystore::MAX_FILE + 1]).unwrap();
     assert!(at("missing", "a.key").contains("missing"));
@@ -199,7 +242,7 @@ fn only_an_absent_identity_file_may_be_passed_over() {
     assert!(keystore::load_trust(&ca, IdentityFile::IfPresent(&identity)).is_err(), "broken is not absent");
     keystore::save_certificate(&identity, people.certificate_pem(), Existing::Replace).unwrap();
     let trust = keystore::load_trust(&ca, IdentityFile::IfPresent(&identity)).unwrap();
-    assert_eq!(trust.identify(alice.chain(), SystemTime::now()).unwrap().user, "alice");
+    assert_eq!(trust.identify(alice.chain(), SystemTime::now()).unwrap().identity().user, "alice");
 }
 
 #[test]
@@ -207,9 +250,9 @@ fn serials_count_from_2_and_survive() {
     let directory = tempfile::tempdir().unwrap();
     let stem = directory.path().join("root");
     let key = directory.path().join("root.key.pem");
-    fs::write(&key, "").unwrap();
+    keystore::save_key(&key, "", Existing::Keep).unwrap();
     let next = || keystore::next_serial(&stem, &key).unwrap().to_string();
-    assert_eq!((next(), next()), ("02".into(), "03".into()));
+    assert_eq!((next(), next()), ("0x02".into(), "0x03".into()));
     assert_eq!(fs::read_to_string(directory.path().join("root.serial")).unwrap(), "3\n");
     fs::write(directory.path().join("root.serial"), "many").unwrap();
     assert!(matches!(keystore::next_serial(&stem, &key), Err(PkiError::BadSerialFile { .. })));
@@ -219,7 +262,7 @@ fn serials_count_from_2_and_survive() {
 fn an_older_counter_is_continued() {
     let directory = tempfile::tempdir().unwrap();
     let key = directory.path().join("root.key.pem");
-    fs::write(&key, "").unwrap();
+    keystore::save_key(&key, "", Existing::Keep).unwrap();
     fs::write(directory.path().join(".serial"), "41\n").unwrap();
     assert_eq!(keystore::next_serial(&directory.path().join("root"), &key).unwrap(), 42.into());
 }
@@ -229,7 +272,7 @@ fn no_serial_is_given_out_twice() {
     let directory = tempfile::tempdir().unwrap();
     let stem = directory.path().join("root");
     let key = directory.path().join("root.key.pem");
-    fs::write(&key, "").unwrap();
+    keystore::save_key(&key, "", Existing::Keep).unwrap();
     let given: Vec<String> = std::thread::scope(|scope| {
         let count =
             || (0..10).map(|_| keystore::next_serial(&stem, &key).unwrap().to_string()).collect::<Vec<_>>();

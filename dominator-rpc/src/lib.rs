@@ -30,10 +30,12 @@
 //! signals, configuration and logs (the binaries).
 #![forbid(unsafe_code)]
 
-pub mod authorise;
+pub mod auth;
 pub mod client;
 pub mod controller;
 pub mod limits;
+mod lines;
+pub mod metrics;
 pub mod server;
 pub mod transport;
 mod wire;

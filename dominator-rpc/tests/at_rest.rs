@@ -65,7 +65,7 @@ impl Agent for Still {
         Ok(PollReply { scanned: Scanned::Tree(self.tree.clone()), status, details })
     }
 
-    async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
+    async fn set_view(&self, view: View, _: Option<LockToken>) -> Result<ViewId, AgentError> {
         Ok(view.id())
     }
 
@@ -81,7 +81,7 @@ impl Agent for Still {
         Ok(UpdateReport::default())
     }
 
-    async fn clean_up(&self) -> Result<(), AgentError> {
+    async fn clean_up(&self, _: Option<LockToken>) -> Result<(), AgentError> {
         Ok(())
     }
 
@@ -162,7 +162,7 @@ async fn a_machine_in_sync_takes_little_of_its_controllers_memory() {
             machines: Box::new(source),
             dialer: Arc::new(Everywhere(agent.clone())),
             images: images.clone(),
-            source: "images:6971".into(),
+            sources: vec!["images:6971".into()],
             cluster: Arc::new(MemoryCluster::default()),
         };
         let mut tuning = Tuning::default();

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dominator_core::herd::{self, Status};
+use dominator_core::herd::{self, FastUpdate, Status};
 use dominator_core::machine::{Machine, Mdb};
 use dominator_core::port::{
     Agent, AgentDialer, AgentError, ClusterStore, ClusterStoreError, ImageStore, Revision,
@@ -25,7 +25,8 @@ use dominator_core::tree::Snapshot;
 use dominator_core_testkit::{FakeAgent, MemoryCluster, MemoryMachines, image_of, tree_of};
 use dominator_rpc::client::{RemoteAgent, RemoteFleet, RemoteImages, Sources};
 use dominator_rpc::controller::{
-    Controller, FixedMachines, Fleet, FleetControl, FleetError, Parts, SubInfo, Switch, Tuning, Updates,
+    Consent, Controller, FixedMachines, Fleet, FleetControl, FleetError, Parts, Progress, SubInfo, Switch,
+    Tuning, Updates,
 };
 use dominator_rpc::server::Services;
 use dominator_rpc::transport::Tls;
@@ -65,6 +66,7 @@ fn impatient() -> Tuning {
         poll_wait: Duration::from_secs(30),
         retry_min: quick,
         retry_max: Duration::from_millis(50),
+        refused: Duration::from_millis(50),
     };
     Tuning { herd, ..Tuning::default() }
 }
@@ -92,7 +94,7 @@ impl Plant {
             machines: Box::new(source),
             dialer: Arc::new(Addresses { tls: tls.clone(), agents: addresses }),
             images: Arc::new(RemoteImages::lazy(&tls, &image_server.at())),
-            source: image_server.at(),
+            sources: vec![image_server.at()],
             cluster: cluster.clone(),
         };
         let controller = Controller::new(parts, impatient()).await.unwrap();
@@ -190,7 +192,7 @@ async fn nothing_is_changed_while_updates_are_disabled() {
     let updates = remote.updates().await.unwrap();
     assert_eq!((updates.switch, updates.who.as_str()), (Switch::Enabled, "alice"));
     plant.updated("web1", 1, &tree).await;
-    assert!(!remote.clear_safety_shutoff("nobody").await.unwrap());
+    assert_eq!(remote.clear_safety_shutoff("nobody").await.unwrap(), Consent::NoSuchMachine);
     let bob = RemoteFleet::connect(&plant.world.tls("bob", ""), &dominator.at()).await.unwrap();
     assert_eq!(bob.info(&["web1".into()]).await.unwrap().len(), 1);
     assert!(bob.switch_updates(Switch::Disabled, "because", "").await.is_err());
@@ -208,7 +210,7 @@ async fn a_plan_that_deletes_too_much_waits_for_a_person() {
     plant.fleet.switch_updates(Switch::Enabled, "", "test").await.unwrap();
     plant.standing("web1", Status::UnsafeUpdate).await;
     assert_eq!(*plant.agents["web1"].0.updates().borrow(), 0);
-    assert!(plant.fleet.clear_safety_shutoff("web1").await.unwrap());
+    assert_eq!(plant.fleet.clear_safety_shutoff("web1").await.unwrap(), Consent::Given);
     plant.updated("web1", 1, &tree).await;
     plant.stop().await;
 }
@@ -244,7 +246,7 @@ async fn a_decision_that_can_not_be_read_is_not_guessed() {
         machines: Box::new(MemoryMachines::new([]).0),
         dialer: Arc::new(Addresses { tls: tls.clone(), agents: BTreeMap::new() }),
         images: Arc::new(RemoteImages::lazy(&tls, "127.0.0.1:1")),
-        source: String::new(),
+        sources: Vec::new(),
         cluster,
     };
     assert!(Controller::new(parts, Tuning::default()).await.is_err());
@@ -273,7 +275,7 @@ async fn a_fault_in_the_care_of_one_machine_does_not_leave_it_alone_for_good() {
         machines: Box::new(FixedMachines::new(["web1", "web2"].map(Machine::named))),
         dialer: Arc::new(Clumsy { agent: support::fake_agent(), stumbled: AtomicBool::default() }),
         images: stores.images.clone(),
-        source: String::new(),
+        sources: Vec::new(),
         cluster: Arc::new(MemoryCluster::default()),
     };
     let controller = Controller::new(parts, impatient()).await.unwrap();
@@ -311,7 +313,7 @@ async fn whoever_says_stop_and_goes_away_has_stopped_the_updates() {
         machines: Box::new(FixedMachines::new([])),
         dialer: Arc::new(Clumsy { agent: support::fake_agent(), stumbled: AtomicBool::default() }),
         images: Stores::new().images,
-        source: String::new(),
+        sources: Vec::new(),
         cluster: Arc::new(Stuck),
     };
     let fleet = Controller::new(parts, impatient()).await.unwrap().fleet();
@@ -345,8 +347,16 @@ impl FleetControl for Wordy {
         Ok(())
     }
 
-    async fn clear_safety_shutoff(&self, _: &str) -> Result<bool, FleetError> {
-        Ok(false)
+    async fn clear_safety_shutoff(&self, _: &str) -> Result<Consent, FleetError> {
+        Ok(Consent::NoSuchMachine)
+    }
+
+    async fn force_disruptive_update(&self, _: &str) -> Result<Consent, FleetError> {
+        Ok(Consent::NoSuchMachine)
+    }
+
+    async fn fast_update(&self, _: &str, _: FastUpdate) -> Result<Option<Progress>, FleetError> {
+        Ok(None)
     }
 }
 

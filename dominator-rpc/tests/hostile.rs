@@ -14,14 +14,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dominator_core::authorise::Role;
+use dominator_core::auth::Role;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::port::{
     Agent, AgentError, Boost, Cause, Configuration, FetchReport, FetchRequest, ImageError, ImageStore,
-    ObjectSource, ObjectStore, PathFailure, Piece, Pieces, PollReply, PollRequest, Reconfiguration,
-    StoreError, UpdateReport, UpdateRequest, Verified,
+    LockToken, ObjectSource, ObjectStore, PathFailure, Piece, Pieces, PollReply, PollRequest,
+    Reconfiguration, StoreError, UpdateReport, UpdateRequest, Verified,
 };
 use dominator_core::tree::Snapshot;
 use dominator_core::view::{View, ViewId};
@@ -30,32 +30,9 @@ use dominator_rpc::client::{RemoteAgent, RemoteImages, RemoteObjects};
 use dominator_rpc::server::Services;
 use dominator_rpc::{limits, v1};
 use futures_util::stream;
-use hyper_util::rt::TokioIo;
-use support::{Running, Stores, World, chain, fake_agent};
-use tonic::transport::{Channel, Endpoint};
+use support::{Running, Stores, World, chain, fake_agent, raw, raw_from};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
-
-/// A peer that speaks the protocol without our adapters.
-async fn raw(world: &World, server: &Running, methods: &str, role: Role) -> Channel {
-    raw_from([127, 0, 0, 1], world, server, methods, role).await
-}
-
-async fn raw_from(from: [u8; 4], world: &World, server: &Running, methods: &str, role: Role) -> Channel {
-    let config = world.trust().client_config(&world.credentials("mallory", methods), role).unwrap();
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let address = server.address;
-    let connect = tower::service_fn(move |_| {
-        let connector = connector.clone();
-        async move {
-            let socket = tokio::net::TcpSocket::new_v4()?;
-            socket.bind((from, 0).into())?;
-            let stream = socket.connect(address).await?;
-            let name = rustls_pki_types::ServerName::try_from("127.0.0.1").unwrap();
-            connector.connect(name, stream).await.map(TokioIo::new)
-        }
-    });
-    Endpoint::from_static("http://raw").connect_with_connector(connect).await.unwrap()
-}
 
 async fn raw_subd() -> (Running, v1::subd_client::SubdClient<Channel>) {
     let world = World::new();
@@ -85,10 +62,14 @@ async fn oversize_messages_are_refused() {
 #[tokio::test]
 async fn endless_views_and_triggers_are_cut_off() {
     let (server, mut subd) = raw_subd().await;
-    let chunk = v1::Chunk { data: Bytes::from(vec![0; limits::CHUNK]) };
+    let chunk = v1::SetViewRequest { data: Bytes::from(vec![0; limits::CHUNK]), lock: None };
     let endless = stream::repeat(chunk);
     refused(subd.set_view(endless).await, Code::ResourceExhausted, "a view of more than");
-    let header = v1::UpdateHeader { base: vec![0; 32].into(), view: vec![0; 32].into(), image: None };
+    let header = v1::UpdateHeader {
+        base: vec![0; 32].into(),
+        view: vec![0; 32].into(),
+        ..v1::UpdateHeader::default()
+    };
     let header = v1::UpdateRequest { part: Some(v1::update_request::Part::Header(header)) };
     let triggers = v1::update_request::Part::Triggers(vec![b' '; limits::CHUNK].into());
     let triggers = v1::UpdateRequest { part: Some(triggers) };
@@ -105,7 +86,7 @@ async fn orders_out_of_shape_are_refused() {
         part(v1::update_request::Part::Header(v1::UpdateHeader {
             base: base.into(),
             view: vec![0; 32].into(),
-            image: None,
+            ..v1::UpdateHeader::default()
         }))
     };
     let plan = part(v1::update_request::Part::Plan(vec![1, 2, 3].into()));
@@ -126,7 +107,8 @@ async fn orders_out_of_shape_are_refused() {
     let held = Some(v1::HeldAnswer { tree: vec![1].into(), ..v1::HeldAnswer::default() });
     let held = v1::PollRequest { held, ..v1::PollRequest::default() };
     refused(subd.poll(held).await, Code::InvalidArgument, "32 bytes");
-    let late = v1::FetchRequest { part: Some(v1::fetch_request::Part::Objects(v1::SizedObjects::default())) };
+    let objects = v1::fetch_request::Part::Objects(v1::NeededObjects::default());
+    let late = v1::FetchRequest { part: Some(objects), ..v1::FetchRequest::default() };
     refused(subd.fetch(stream::iter([late])).await, Code::InvalidArgument, "source");
     server.stop().await;
 }
@@ -138,7 +120,8 @@ async fn objects_that_break_the_rules_are_not_taken_in() {
     let server = world.serve("imageserver", stores.services()).await;
     let channel = raw(&world, &server, "ObjectServer.AddObjects", Role::ImageServer).await;
     let id = ObjectId::of(b"x");
-    let begin = |size| Kind::Begin(v1::ObjectBegin { id: Bytes::copy_from_slice(id.as_bytes()), size });
+    let begin =
+        |size| Kind::Begin(v1::ObjectBegin { id: Bytes::copy_from_slice(id.as_bytes()), size, offset: 0 });
     let data = |data: &'static [u8]| Kind::Data(data.into());
     let cases = [
         (vec![data(b"x")], "before any object"),
@@ -173,7 +156,7 @@ impl Agent for Liar {
         Err(AgentError::NotNow(String::new()))
     }
 
-    async fn set_view(&self, _: View) -> Result<ViewId, AgentError> {
+    async fn set_view(&self, _: View, _: Option<LockToken>) -> Result<ViewId, AgentError> {
         Err(AgentError::NotNow(String::new()))
     }
 
@@ -189,7 +172,7 @@ impl Agent for Liar {
         Err(AgentError::NotNow(String::new()))
     }
 
-    async fn clean_up(&self) -> Result<(), AgentError> {
+    async fn clean_up(&self, _: Option<LockToken>) -> Result<(), AgentError> {
         Ok(())
     }
 
@@ -319,7 +302,7 @@ impl Agent for Mouth {
         Err(AgentError::Failed { what: self.0.clone(), cause: Cause::new("x") })
     }
 
-    async fn set_view(&self, _: View) -> Result<ViewId, AgentError> {
+    async fn set_view(&self, _: View, _: Option<LockToken>) -> Result<ViewId, AgentError> {
         Err(AgentError::NotNow(self.0.clone()))
     }
 
@@ -340,7 +323,7 @@ impl Agent for Mouth {
         })
     }
 
-    async fn clean_up(&self) -> Result<(), AgentError> {
+    async fn clean_up(&self, _: Option<LockToken>) -> Result<(), AgentError> {
         Err(AgentError::Denied(self.0.clone()))
     }
 
@@ -366,25 +349,20 @@ async fn words_from_afar_are_short_printable_and_said_once() {
     let errors = [
         agent.poll(PollRequest::default()).await.unwrap_err(),
         agent.directories(vec![ObjectId::of(b"")]).await.unwrap_err(),
-        agent.clean_up().await.unwrap_err(),
+        agent.clean_up(None).await.unwrap_err(),
     ];
     for error in errors {
         let text = chain(&error);
         assert!(text.contains("gone") && !text.contains(char::is_control), "{text:?}");
     }
-    let order = FetchRequest { objects: Vec::new(), source: "db1:6971".into() };
+    let order = FetchRequest { sources: vec!["db1:6971".into()], ..FetchRequest::default() };
     let text = chain(&agent.fetch(order).await.unwrap_err());
     let expected =
         "objects could not be fetched: the object store can't be reached: db1:6971 refuses connections";
     assert_eq!(text, expected);
     let tree = tree_of(&[]);
-    let order = UpdateRequest {
-        base: tree.id(),
-        view: tree.tree.view,
-        plan: dominator_core::plan::Plan::default(),
-        image: None,
-        triggers: dominator_core::trigger::Triggers::default(),
-    };
+    let plan = dominator_core::plan::Plan::default();
+    let order = UpdateRequest::new(tree.id(), tree.tree.view, plan);
     let report = agent.update(order).await.unwrap();
     let reason = &report.failures[0].reason;
     assert!(reason.len() <= 2 * limits::ERROR_TEXT && !reason.contains(char::is_control), "{}", reason.len());
@@ -403,7 +381,7 @@ async fn one_address_can_not_take_all_handshakes() {
     let mut refused = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let read = tokio::io::AsyncReadExt::read(&mut refused, &mut [0; 1]).await;
     assert!(!matches!(read, Ok(1)), "{read:?}");
-    assert_eq!(server.refusals.connections(), 1);
+    assert_eq!(server.metrics.connections_refused(), 1);
     // Another address comes in.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
@@ -426,9 +404,12 @@ async fn one_call_gets_a_bounded_number_of_objects_and_many_calls_get_them_all()
     let many = limits::OBJECTS_IN_CALL + 1;
     let channel = raw(&world, &server, "ObjectServer.GetObjects", Role::ImageServer).await;
     let ids = Bytes::from(id.as_bytes().repeat(limits::IDS));
-    let batches = vec![v1::ObjectIds { ids }; many.div_ceil(limits::IDS)];
+    let batches = vec![v1::GetObjectsRequest { ids, offset: 0 }; many.div_ceil(limits::IDS)];
     let mut client = v1::object_server_client::ObjectServerClient::new(channel);
     refused(client.get_objects(stream::iter(batches)).await, Code::InvalidArgument, "the limit");
+    let ids = Bytes::from(id.as_bytes().repeat(2));
+    let rests = stream::iter([v1::GetObjectsRequest { ids, offset: 1 }]);
+    refused(client.get_objects(rests).await, Code::InvalidArgument, "an offset in several objects");
     let objects = RemoteObjects::connect(&world.tls("subd", "ObjectServer.*"), &server.at()).await.unwrap();
     let pieces = objects.objects(vec![id; many]).await.unwrap();
     let begun = futures_util::StreamExt::fold(pieces, 0, async |begun, piece| {
@@ -446,7 +427,10 @@ async fn those_who_take_nothing_hold_up_none_but_themselves() {
     let get = async |channel: Channel| {
         let mut client = v1::object_server_client::ObjectServerClient::new(channel);
         let ids = Bytes::copy_from_slice(id.as_bytes());
-        client.get_objects(stream::iter([v1::ObjectIds { ids }])).await.map(tonic::Response::into_inner)
+        client
+            .get_objects(stream::iter([v1::GetObjectsRequest { ids, offset: 0 }]))
+            .await
+            .map(tonic::Response::into_inner)
     };
     let greedy = raw(&world, &server, "ObjectServer.GetObjects", Role::ImageServer).await;
     let mut held = Vec::new();
@@ -474,7 +458,11 @@ async fn those_who_take_nothing_hold_up_none_but_themselves() {
 #[tokio::test]
 async fn orders_that_never_end_do_not_pile_up_in_memory() {
     let (server, mut subd) = raw_subd().await;
-    let header = v1::UpdateHeader { base: vec![0; 32].into(), view: vec![0; 32].into(), image: None };
+    let header = v1::UpdateHeader {
+        base: vec![0; 32].into(),
+        view: vec![0; 32].into(),
+        ..v1::UpdateHeader::default()
+    };
     let header = v1::UpdateRequest { part: Some(v1::update_request::Part::Header(header)) };
     let mut begun = futures_util::stream::FuturesUnordered::new();
     for _ in 0..=limits::ORDERS {
@@ -486,7 +474,7 @@ async fn orders_that_never_end_do_not_pile_up_in_memory() {
     refused(first, Code::FailedPrecondition, "too many orders");
     // Those who left make room.
     drop(begun);
-    let view = v1::Chunk { data: Bytes::from_static(b"none") };
+    let view = v1::SetViewRequest { data: Bytes::from_static(b"none"), lock: None };
     loop {
         let status = subd.set_view(stream::iter([view.clone()])).await.unwrap_err();
         if status.code() == Code::InvalidArgument {

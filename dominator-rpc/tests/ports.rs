@@ -16,12 +16,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::object::ObjectId;
-use dominator_core::plan::{Operation, Plan};
+use dominator_core::plan::{Need, Needs, Operation, Plan};
 use dominator_core::port::{
-    Agent, AgentDetails, AgentError, AgentStatus, Boost, Configuration, Corruption, FetchReport,
-    FetchRequest, ImageError, ImageStore, ObjectSource, ObjectSources, ObjectStore, Pacing, PathFailure,
-    Percent, PollReply, PollRequest, Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus,
-    StoreError, UpdateReport, UpdateRequest, Works,
+    Agent, AgentDetails, AgentError, AgentMode, AgentStatus, BadImage, Boost, Cause, Chain, Configuration,
+    Corruption, DisruptionState, FetchReport, FetchRequest, ImageError, ImageStore, LockToken, Note,
+    ObjectSource, ObjectSources, ObjectStore, Pacing, PathFailure, Percent, Piece, PollReply, PollRequest,
+    Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus, SourceFailure, StoreError, TrialReason,
+    TrialStatus, Undoable, UpdateReport, UpdateRequest, Works,
 };
 use dominator_core::trigger::Triggers;
 use dominator_core::view::{View, ViewId};
@@ -48,7 +49,7 @@ async fn a_poll_tells_the_same_from_afar() {
     assert_eq!(remote.poll(PollRequest::default()).await.unwrap().scanned, Scanned::NeedView);
     agent.become_like(&tree_of(&[("/etc/motd", b"hello"), ("/bin/sh", b"#!")]));
     let view = View::everything();
-    assert_eq!(remote.set_view(view.clone()).await.unwrap(), view.id());
+    assert_eq!(remote.set_view(view.clone(), None).await.unwrap(), view.id());
     for _ in 0..2 {
         let near = agent.poll(PollRequest::default()).await.unwrap();
         assert_eq!(remote.poll(PollRequest::default()).await.unwrap(), near);
@@ -76,7 +77,7 @@ impl Agent for Settled {
         Ok(self.0.clone())
     }
 
-    async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
+    async fn set_view(&self, view: View, _: Option<LockToken>) -> Result<ViewId, AgentError> {
         Ok(view.id())
     }
 
@@ -92,7 +93,7 @@ impl Agent for Settled {
         Ok(UpdateReport::default())
     }
 
-    async fn clean_up(&self) -> Result<(), AgentError> {
+    async fn clean_up(&self, _: Option<LockToken>) -> Result<(), AgentError> {
         Ok(())
     }
 
@@ -138,6 +139,8 @@ fn full_reply(instance: u64) -> PollReply {
         facts: vec![PathFailure { path: path("/a"), reason: "why".into() }],
         kept: [path("/b")].into(),
         last_update_error: Some("c".into()),
+        update_failures: vec![PathFailure { path: path("/j"), reason: "k".into() }],
+        more_update_failures: 11,
         last_image: Some("d".parse().unwrap()),
         write_error: Some("e".into()),
         watch: Works::Yes,
@@ -148,6 +151,21 @@ fn full_reply(instance: u64) -> PollReply {
             is: ObjectId::of(b"i"),
             found: noon(),
         }],
+        mode: AgentMode::TriggersDisabled,
+        stopped: Some("l".into()),
+        bad_images: vec![BadImage { image: "m".parse().unwrap(), why: "n".into(), since: noon() }],
+        trial: Some(TrialStatus {
+            image: Some("o".parse().unwrap()),
+            why: TrialReason::AgentRestart,
+            since: noon(),
+            deadline: Duration::from_millis(12),
+        }),
+        undoable: Some(Undoable { image: Some("p".parse().unwrap()), since: noon(), bytes: 13 }),
+        conflicts: vec![path("/q")],
+        more_conflicts: 14,
+        conflict_bytes: 15,
+        disruption: DisruptionState::Requested,
+        note: Note::cut("r"),
         ..AgentDetails::new(traits)
     };
     let tree = tree_of(&[("/etc/motd", b"hello")]).tree;
@@ -192,10 +210,15 @@ async fn an_agent_is_configured_and_boosted_from_afar() {
     let agent = fake_agent();
     let (server, remote) = remote(agent.clone()).await;
     assert_eq!(remote.configuration().await.unwrap(), agent.configuration().await.unwrap());
-    let change = Reconfiguration { cpu: Percent::new(50), scan_speed: None };
+    let (network_speed, network_bytes) = (Percent::new(20), Some(1_000_000));
+    let change = Reconfiguration { cpu: Percent::new(50), scan_speed: None, network_speed, network_bytes };
     remote.configure(change).await.unwrap();
     let configuration = remote.configuration().await.unwrap();
     assert_eq!((configuration.cpu.get(), configuration.scan_speed.get()), (50, 100));
+    assert_eq!(configuration.network_speed.get(), 20);
+    assert_eq!(configuration.network_bytes.map(std::num::NonZeroU64::get), Some(1_000_000));
+    remote.configure(Reconfiguration { network_bytes: Some(0), ..Reconfiguration::default() }).await.unwrap();
+    assert_eq!(remote.configuration().await.unwrap().network_bytes, None);
     assert!(matches!(configuration.exclusions, dominator_core::filter::Filter::Lines(_)));
     remote.boost(Boost::Scan).await.unwrap();
     remote.boost(Boost::Cpu).await.unwrap();
@@ -211,7 +234,7 @@ async fn directories_come_in_the_order_asked_for_and_gone_ones_are_named() {
     let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
     let tree = tree_of(&files);
     agent.become_like(&tree);
-    remote.set_view(View::everything()).await.unwrap();
+    remote.set_view(View::everything(), None).await.unwrap();
     let mut ids: Vec<_> = tree.directories.iter().map(|(id, _)| id.0).collect();
     ids.push(tree.tree.links.0);
     assert_eq!(ids.len(), 1002);
@@ -258,7 +281,7 @@ impl Agent for Recorder {
         Err(AgentError::NotNow("busy".into()))
     }
 
-    async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
+    async fn set_view(&self, view: View, _: Option<LockToken>) -> Result<ViewId, AgentError> {
         Ok(view.id())
     }
 
@@ -268,7 +291,7 @@ impl Agent for Recorder {
 
     async fn fetch(&self, request: FetchRequest) -> Result<FetchReport, AgentError> {
         *self.fetched.lock().unwrap() = Some(request);
-        self.failing().map(|()| FetchReport { objects: 3, bytes: 4 })
+        self.failing().map(|()| fetched())
     }
 
     async fn update(&self, request: UpdateRequest) -> Result<UpdateReport, AgentError> {
@@ -280,7 +303,7 @@ impl Agent for Recorder {
         })
     }
 
-    async fn clean_up(&self) -> Result<(), AgentError> {
+    async fn clean_up(&self, _: Option<LockToken>) -> Result<(), AgentError> {
         self.failing()
     }
 
@@ -297,6 +320,10 @@ impl Agent for Recorder {
     }
 }
 
+fn fetched() -> FetchReport {
+    FetchReport { objects: 3, bytes: 4, local: 5, failed: vec!["images1:6971: it went away".into()] }
+}
+
 fn big_update() -> UpdateRequest {
     let tree = tree_of(&[("/x", b"x")]);
     let inode = tree.inode(&"/x".path()).unwrap();
@@ -304,11 +331,13 @@ fn big_update() -> UpdateRequest {
         |number: u32| Operation::Put { path: format!("/some/where/{number}").path(), inode: inode.clone() };
     let triggers = br#"[{"MatchLines": ["/etc/x"], "Service": "x"}]"#;
     UpdateRequest {
-        base: tree.id(),
-        view: View::everything().id(),
-        plan: Plan { operations: (0..50_000).map(put).collect() },
         image: Some("a/b".parse().unwrap()),
         triggers: Triggers::from_json(triggers).unwrap(),
+        ..UpdateRequest::new(
+            tree.id(),
+            View::everything().id(),
+            Plan { operations: (0..50_000).map(put).collect() },
+        )
     }
 }
 
@@ -326,9 +355,12 @@ impl<T: AsRef<str>> ToPath for T {
 async fn orders_arrive_whole_however_long() {
     let recorder = Arc::new(Recorder::default());
     let (server, remote) = remote(recorder.clone()).await;
-    let objects = (0..40_000u64).map(|number| (ObjectId::of(&number.to_be_bytes()), number)).collect();
-    let fetch = FetchRequest { objects, source: "imageserver:6971".into() };
-    assert_eq!(remote.fetch(fetch.clone()).await.unwrap(), FetchReport { objects: 3, bytes: 4 });
+    let need = |number: u64| Need { size: number, uses: number % 3 + 1 };
+    let objects = (0..40_000u64).map(|number| (ObjectId::of(&number.to_be_bytes()), need(number)));
+    let needs = Needs { objects: objects.collect(), inodes: 7 };
+    let fetch =
+        FetchRequest { needs, sources: vec!["images1:6971".into(), "images2:6971".into()], lock: None };
+    assert_eq!(remote.fetch(fetch.clone()).await.unwrap(), fetched());
     assert_eq!(recorder.fetched.lock().unwrap().take(), Some(fetch));
     let update = big_update();
     let report = remote.update(update.clone()).await.unwrap();
@@ -420,6 +452,72 @@ async fn objects_travel_both_ways() {
     ids.push(absent);
     let error = remote.objects(ids).await.err().unwrap();
     assert!(matches!(error, StoreError::NotFound { id } if id == absent), "{error:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_the_beginning_of_an_object_gets_the_rest() {
+    let (stores, server, remote, _) = remote_stores("ObjectServer.GetObjects").await;
+    let large: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+    let id = stores.objects.put(large.clone());
+    for offset in [0, 1, 256 * 1024, 1_000_001, 1_199_999, 1_200_000] {
+        let pieces: Vec<_> = remote.rest(id, offset as u64).await.unwrap().try_collect().await.unwrap();
+        assert_eq!(pieces[0], Piece::Begin { id, size: 1_200_000 });
+        let data: Vec<u8> = pieces[1..].iter().flat_map(|piece| data_of(piece).to_vec()).collect();
+        assert!(data == large[offset..], "from {offset}");
+    }
+    let beyond = remote.rest(id, 1_200_001).await.unwrap().try_collect::<Vec<_>>().await;
+    assert!(matches!(beyond, Err(StoreError::Protocol(_))), "{beyond:?}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_check_is_told_what_is_lacking_and_who_may_not_is_told_nothing() {
+    for (methods, told) in [("ObjectServer.*", true), ("ObjectServer.GetObjects", false)] {
+        let (stores, server, remote, _) = remote_stores(methods).await;
+        let (here, absent) = (stores.objects.put(b"here".to_vec()), ObjectId::of(b"absent"));
+        let lacking = remote.lacking(&[here, absent]).await.unwrap();
+        assert_eq!(lacking, if told { vec![absent] } else { Vec::new() }, "{methods}");
+        server.stop().await;
+    }
+}
+
+fn data_of(piece: &Piece) -> &[u8] {
+    let Piece::Data(data) = piece else { panic!("{piece:?}") };
+    data
+}
+
+#[tokio::test]
+async fn what_every_source_did_wrong_arrives() {
+    let recorder = Arc::new(Recorder::default());
+    let (server, remote) = remote(recorder.clone()).await;
+    let (id, hashed) = (ObjectId::of(b"right"), ObjectId::of(b"wrong"));
+    let failure = |source: &str, object, error| SourceFailure { source: source.into(), object, error };
+    let failures = vec![
+        failure("a:1", Some(id), StoreError::Corrupt { id, hashed, length: 5 }),
+        failure("b:2", Some(id), StoreError::TooSlow { bytes: 7, waited: Duration::from_millis(31_500) }),
+        failure("c:3", None, StoreError::Unreachable(Cause::new("x".repeat(100_000)))),
+        failure("d:4", None, StoreError::Denied("\u{1b}[2J".into())),
+    ];
+    *recorder.failure.lock().unwrap() = Some(AgentError::Fetch(StoreError::Sources(failures)));
+    let error = remote.fetch(FetchRequest::default()).await.unwrap_err();
+    let AgentError::Fetch(StoreError::Sources(failures)) = &error else { panic!("{error:?}") };
+    assert_eq!(
+        failures.iter().map(|failure| failure.source.as_str()).collect::<Vec<_>>(),
+        ["a:1", "b:2", "c:3", "d:4"]
+    );
+    assert_eq!(
+        failures.iter().map(|failure| failure.object).collect::<Vec<_>>(),
+        [Some(id), Some(id), None, None]
+    );
+    assert!(matches!(failures[0].error, StoreError::Corrupt { id: which, .. } if which == id));
+    assert!(matches!(failures[1].error, StoreError::TooSlow { bytes: 7, .. }), "{error:?}");
+    assert!(matches!(failures[2].error, StoreError::Unreachable(_)), "{error:?}");
+    let text = Chain(&error).to_string();
+    assert!(text.contains("31 s") && !text.contains('\u{1b}') && text.len() < 4096, "{text}");
+    *recorder.failure.lock().unwrap() = Some(AgentError::Fetch(StoreError::NoInodes { need: 9, free: 8 }));
+    let error = remote.fetch(FetchRequest::default()).await.unwrap_err();
+    assert!(matches!(error, AgentError::Fetch(StoreError::NoInodes { need: 9, free: 8 })), "{error:?}");
     server.stop().await;
 }
 

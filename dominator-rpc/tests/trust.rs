@@ -13,13 +13,13 @@ mod support;
 
 use std::time::{Duration, SystemTime};
 
-use dominator_core::authorise::{Access, Role};
+use dominator_core::auth::{Access, Role};
 use dominator_core::port::{
     Agent, AgentError, Boost, ImageError, ImageStore, ObjectStore, Percent, PollRequest, Reconfiguration,
     StoreError, Unreachable,
 };
 use dominator_core_testkit::{image_of, tree_of};
-use dominator_rpc::authorise::methods;
+use dominator_rpc::auth::methods;
 use dominator_rpc::client::{RemoteAgent, RemoteImages, RemoteObjects, list_methods};
 use dominator_rpc::server::Services;
 use dominator_rpc::transport::Tls;
@@ -45,7 +45,7 @@ async fn a_certificate_of_another_authority_is_refused_by_both_ends() {
     let (why, text) = refusal(&stranger, &server.at()).await;
     assert_eq!(why, Unreachable::BadCertificate, "{text}");
     assert!(text.contains("did not accept our certificate"), "{text}");
-    assert_eq!(server.refusals.connections(), 1);
+    assert_eq!(server.metrics.connections_refused(), 1);
     // The client does not trust the server.
     let (why, text) = refusal(&strangers.tls("eve", "*.*"), &server.at()).await;
     assert_eq!(why, Unreachable::BadCertificate, "{text}");
@@ -105,7 +105,7 @@ async fn who_shows_no_certificate_is_refused() {
     let mut stream = connector.connect(name, stream).await.unwrap();
     let error = tokio::io::AsyncReadExt::read_u8(&mut stream).await.unwrap_err();
     assert!(error.to_string().contains("CertificateRequired"), "{error}");
-    assert_eq!(server.refusals.connections(), 1);
+    assert_eq!(server.metrics.connections_refused(), 1);
     server.stop().await;
 }
 
@@ -148,7 +148,7 @@ async fn a_method_is_open_to_those_whose_certificate_lists_it_and_to_nobody_else
         let agent = RemoteAgent::connect(&world.tls("alice", listed), &server.at()).await.unwrap();
         let polled = agent.poll(PollRequest::default()).await;
         assert_eq!(polled.is_ok(), poll, "{listed}: {polled:?}");
-        let cleaned = agent.clean_up().await;
+        let cleaned = agent.clean_up(None).await;
         assert_eq!(cleaned.is_ok(), clean_up, "{listed}: {cleaned:?}");
         for error in [polled.err(), cleaned.err()].into_iter().flatten() {
             assert!(
@@ -157,7 +157,7 @@ async fn a_method_is_open_to_those_whose_certificate_lists_it_and_to_nobody_else
             );
         }
     }
-    assert_eq!(server.refusals.calls(), 2);
+    assert_eq!(server.metrics.calls_denied(), 2);
     server.stop().await;
 }
 
@@ -169,7 +169,7 @@ async fn the_limits_of_an_agent_are_shown_to_all_and_changed_by_those_who_may() 
     let agent = RemoteAgent::connect(&world.tls("alice", "Subd.BoostScanLimit"), &server.at()).await.unwrap();
     assert!(agent.configuration().await.is_ok());
     assert!(agent.boost(Boost::Scan).await.is_ok());
-    let change = Reconfiguration { cpu: None, scan_speed: Some(Percent::ALL) };
+    let change = Reconfiguration { scan_speed: Some(Percent::ALL), ..Reconfiguration::default() };
     for error in [agent.boost(Boost::Cpu).await, agent.configure(change).await] {
         assert!(matches!(&error, Err(AgentError::Denied(_))), "{error:?}");
     }
@@ -200,7 +200,7 @@ async fn every_method_of_the_protocol_is_in_the_table() {
     let known = list_methods(&world.tls("nobody", ""), &server.at(), Role::ImageServer).await.unwrap();
     assert_eq!(known.version, "test");
     let expected = methods().filter(|(method, _)| method.service() != "Dominator");
-    let expected: Vec<_> = expected.map(|(method, access)| (method.to_string(), access)).collect();
+    let expected: Vec<_> = expected.map(|(method, rule)| (method.to_string(), rule.access)).collect();
     assert_eq!(known.methods, expected);
     assert!(known.methods.contains(&("Subd.Poll".into(), Access::Listed)));
     server.stop().await;

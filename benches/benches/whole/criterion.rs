@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::table::{Bar, Unit};
+use dominator_benches::table::{Bar, Unit};
 
 /// Work, benchmark, and how long it may take, in seconds.
 const BARS: [(&str, &str, f64); 4] = [

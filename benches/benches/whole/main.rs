@@ -6,11 +6,9 @@
 //! temporary directory, runs everything once, and judges nothing.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, clippy::panic, missing_docs)]
 
-mod contender;
 mod criterion;
 mod memory;
 mod scans;
-mod table;
 
 use std::env;
 use std::fs;
@@ -20,8 +18,8 @@ use std::process::Command;
 
 use clap::Parser;
 use dominator_benches::corpus;
+use dominator_benches::table::Report;
 use rustix::thread::{CpuSet, sched_setaffinity};
-use table::Report;
 
 /// Measures scans.
 #[derive(Parser)]

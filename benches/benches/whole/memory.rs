@@ -18,7 +18,7 @@ use dominator_fs::scan::{Cancel, Scanner};
 use serde::{Deserialize, Serialize};
 
 use crate::THREADS;
-use crate::table::{Bar, Unit};
+use dominator_benches::table::{Bar, Unit};
 
 /// What a process of its own does.
 #[derive(Clone, Debug)]

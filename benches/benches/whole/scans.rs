@@ -15,8 +15,8 @@ use dominator_fs::root::Root;
 use dominator_fs::scan::{Cache, Cancel, Scanner};
 
 use crate::THREADS;
-use crate::contender::{Contender, Series, compete, run};
-use crate::table::Bar;
+use dominator_benches::contender::{Contender, Series, compete, run};
+use dominator_benches::table::Bar;
 
 const HASH: &str = "bare loop: open, read, SHA-256";
 const HASH_CHANGED: &str = "bare loop over the changed files";

@@ -1,10 +1,11 @@
-//! Filters and triggers from files that people name.
+//! Filters, triggers and health checks from files that people name.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use dominator_core::filter::{BadFilter, Filter, Lines, Lint};
+use dominator_core::health::HealthChecks;
 use dominator_core::trigger::Triggers;
 
 use crate::failure::{During, Failure};
@@ -49,6 +50,15 @@ pub fn triggers(path: &Path) -> Result<Triggers, Failure> {
     Triggers::from_json(&json).during(|| format!("{} is no file of triggers", path.display()))
 }
 
+/// The health checks in a file.
+///
+/// # Errors
+/// [`Failure`], naming the file, when it can't be read, is longer than [`HealthChecks::MAX_JSON`], or is none.
+pub fn health(path: &Path) -> Result<HealthChecks, Failure> {
+    let json = read(path, HealthChecks::MAX_JSON)?;
+    HealthChecks::from_json(&json).during(|| format!("{} is no file of health checks", path.display()))
+}
+
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     let what = || format!("can't read {}", path.display());
     let mut bytes = Vec::new();
@@ -70,7 +80,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lines");
         std::fs::write(&path, [b'/', 0xff]).unwrap();
-        for error in [filter(&path).unwrap_err(), triggers(&path).unwrap_err()] {
+        for error in [filter(&path).unwrap_err(), triggers(&path).unwrap_err(), health(&path).unwrap_err()] {
             assert!(chain(&error).contains("lines is no fil"), "{error}");
         }
         std::fs::write(&path, vec![b' '; Triggers::MAX_JSON + 1]).unwrap();

@@ -15,10 +15,14 @@
 //! Nothing of the protocol or of file-systems: a daemon's own crate joins those.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod config;
+mod exporter;
 pub mod failure;
 pub mod input;
 pub mod logging;
+pub mod people;
+pub mod plan;
 pub mod process;
 pub mod remark;
 pub mod report;
@@ -29,4 +33,4 @@ pub mod xattrs;
 
 pub use failure::{During, Failure};
 pub use process::{Daemon, DaemonOptions, Reload, Shutdown, daemon, tool};
-pub use serve::serve;
+pub use serve::{DaemonTls, serve, serve_and_tell};

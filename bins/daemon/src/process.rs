@@ -7,14 +7,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser};
+use dominator_core::auth::AuditLog;
+use dominator_rpc::auth::Audit;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::audit::AuditOptions;
 use crate::config::{self, ConfigError};
 use crate::failure::{During, Failure};
 use crate::logging::{LogFormat, LogOptions};
+use crate::people::PeopleOptions;
 use crate::report::complain;
 use crate::tls::TlsOptions;
 
@@ -49,12 +53,40 @@ pub struct DaemonOptions {
     /// Keep state in this directory
     #[arg(long, value_name = "DIR")]
     pub state_dir: PathBuf,
+    /// Show what is counted at http://ADDR:PORT/metrics, to everybody who reaches it; nowhere, if not given
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Whom to be and whom to believe.
     #[command(flatten)]
     pub tls: TlsOptions,
+    /// Whom it trusts beyond what certificates list.
+    #[command(flatten)]
+    pub people: PeopleOptions,
+    /// Which calls are recorded, and where.
+    #[command(flatten)]
+    pub audit: AuditOptions,
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
+}
+
+impl DaemonOptions {
+    /// Has `open` begin the audit log: at this path, so many bytes a file, so many full files kept. Blocks as long as that
+    /// does. A log that can't be begun is tried again, unless there must be one.
+    ///
+    /// # Errors
+    /// [`Failure`] when it can't, and must be.
+    pub fn audit<L, E>(
+        &self,
+        open: impl Fn(&Path, u64, u32) -> Result<L, E> + Send + 'static,
+    ) -> Result<Audit, Failure>
+    where
+        L: AuditLog + 'static,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        ensure_directory(&self.state_dir)?;
+        self.audit.begin(&self.state_dir, open)
+    }
 }
 
 impl Daemon {
@@ -81,7 +113,8 @@ where
         Err(error) => return refuse(daemon.name, error),
     };
     let run = || {
-        common(&options).log.start()?;
+        let shared = common(&options);
+        shared.log.start(shared.tls.proof())?;
         // Nothing a daemon writes is for others to read, unless it says so itself.
         umask(rustix::fs::Mode::from_raw_mode(0o027));
         raise_file_limit();
@@ -114,9 +147,10 @@ where
     F: Future<Output = Result<ExitCode, Failure>>,
 {
     let mut matches = TlsOptions::help_of_tool(O::command()).get_matches();
+    let proof = TlsOptions::proof_of_tool(&matches);
     let options = O::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
     let run = || {
-        LogOptions { log_format: LogFormat::Text, log_level: "warn".into() }.start()?;
+        LogOptions { log_format: LogFormat::Text, log_level: "warn".into() }.start(proof)?;
         let runtime = runtime()?;
         let result = runtime.block_on(work(options));
         runtime.shutdown_timeout(LAST_WORK);

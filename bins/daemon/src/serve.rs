@@ -1,24 +1,44 @@
 //! The network side of a daemon.
 
-use std::pin::pin;
+use std::convert::Infallible;
+use std::time::{Duration, SystemTime};
 
 use dominator_pki::PkiError;
+use dominator_pki::files::TrustFiles;
+use dominator_rpc::metrics::Metrics;
 use dominator_rpc::server::Services;
-use dominator_rpc::transport::{Server, Tls};
+use dominator_rpc::transport::{Follower, Server, Tls, danger};
+use tokio::task::JoinSet;
 
+use crate::exporter::Exporter;
 use crate::failure::{During, Failure, chain};
-use crate::process::{Daemon, DaemonOptions, Reload, Shutdown};
+use crate::logging::Proof;
+use crate::process::{DaemonOptions, Reload, Shutdown};
 use crate::tls::TlsOptions;
 
+/// How often it is looked whether a file has changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// What is said where nobody has to prove anything.
+const INSECURE: &str = "nobody has to prove who he is, and everybody on this machine may do everything (--danger-permit-insecure)";
+
 impl TlsOptions {
-    /// Both ends of TLS for daemon `name`.
+    /// Both ends of TLS for daemon `name`, from files that [`serve`] follows.
     ///
     /// # Errors
     /// [`Failure`], naming the file that is wrong.
-    pub fn daemon(&self, name: &str) -> Result<Tls, Failure> {
-        let identity = self.load_daemon(name).during(|| format!("can't load the certificates of {name}"))?;
-        Tls::new(identity.trust, identity.credentials)
-            .during(|| format!("can't use the certificates of {name}"))
+    pub fn daemon(&self, name: &str) -> Result<DaemonTls, Failure> {
+        if self.proof() == Proof::Waived {
+            tracing::warn!("{INSECURE}");
+            return Ok(DaemonTls { tls: danger::permit_insecure(), files: None });
+        }
+        let opened = TrustFiles::open(self.daemon_paths(name), SystemTime::now());
+        let (files, loaded) = opened.during(|| format!("can't load the certificates of {name}"))?;
+        for problem in &loaded.problems {
+            tracing::warn!("passed over: {}", chain(problem));
+        }
+        let tls = Tls::new(loaded.trust, loaded.credentials);
+        let tls = tls.during(|| format!("can't use the certificates of {name}"))?;
+        Ok(DaemonTls { tls: self.demands(tls), files: Some(files) })
     }
 
     /// The client's end of TLS for a tool.
@@ -26,45 +46,85 @@ impl TlsOptions {
     /// # Errors
     /// [`Failure`], naming the file that is wrong.
     pub fn tool(&self) -> Result<Tls, Failure> {
+        if self.proof() == Proof::Waived {
+            tracing::warn!("{INSECURE}");
+            return Ok(self.demands(danger::permit_insecure()));
+        }
         let loaded = self.load_tool();
         let why = match &loaded {
             Err(PkiError::NoUserCertificate { .. }) => "give --cert-file and --key-file, or fill ~/.ssl",
             _ => "can't load the certificates",
         };
         let identity = loaded.during(|| why.into())?;
-        Tls::new(identity.trust, identity.credentials).during(|| "can't use the certificate".into())
+        let tls = Tls::new(identity.trust, identity.credentials);
+        tls.map(|tls| self.demands(tls)).during(|| "can't use the certificate".into())
+    }
+
+    fn demands(&self, tls: Tls) -> Tls {
+        let tls = tls.when_stale(self.crl_stale);
+        let tls = if self.require_machine_identity { tls.require_machine_identity() } else { tls };
+        if self.do_not_use_my_powers { tls.waiving_powers() } else { tls }
     }
 }
 
-/// Serves until the shutdown is requested and what is being answered then is done. SIGHUP makes it read its certificates
-/// again; a certificate that is wrong is reported, and the one before stays in force.
+/// Whom a daemon believes, what it shows, and the files that say so.
+#[derive(Debug)]
+pub struct DaemonTls {
+    /// For connections of its own: it is what the files say as long as [`serve`] runs.
+    pub tls: Tls,
+    files: Option<TrustFiles>,
+}
+
+/// Serves until the shutdown is requested and what is being answered then is done. Certificates, authorities, and lists of
+/// those who are not believed any more are in force within seconds after their files changed, at once with SIGHUP; what is
+/// wrong with them is reported, and what was before stays in force.
 ///
 /// # Errors
 /// [`Failure`] when it can't listen.
 pub async fn serve(
-    daemon: Daemon,
     options: &DaemonOptions,
-    tls: Tls,
+    tls: DaemonTls,
     services: Services,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
-    let mut hangup = Reload::on_hangup()?;
+    serve_and_tell(options, tls, services, shutdown, || ()).await
+}
+
+/// As [`serve`], and `listening` is called once whoever calls is heard.
+///
+/// # Errors
+/// As there.
+pub async fn serve_and_tell(
+    options: &DaemonOptions,
+    DaemonTls { tls, files }: DaemonTls,
+    services: Services,
+    shutdown: Shutdown,
+    listening: impl FnOnce(),
+) -> Result<(), Failure> {
+    let hangup = Reload::on_hangup()?;
+    let services = services.trusting(options.people.people());
     let server = Server::bind(options.listen, tls.clone(), services).await;
     let server = server.during(|| format!("can't listen on {}", options.listen))?;
+    // Shown as long as this function runs.
+    let mut showing = JoinSet::new();
+    if let Some(address) = options.metrics_listen {
+        showing.spawn(Exporter::bind(address, server.metrics()).await?.run());
+    }
     tracing::info!("listening on {}", server.local_address());
-    let mut serving = pin!(server.serve(shutdown.requested()));
-    loop {
-        tokio::select! {
-            done = &mut serving => return done.during(|| "the server failed".into()),
-            () = hangup.ordered() => reload(daemon.name, options, &tls),
-        }
+    listening();
+    let metrics = server.metrics();
+    tokio::select! {
+        done = server.serve(shutdown.requested()) => done.during(|| "the server failed".into()),
+        never = follow(tls, files, metrics, hangup) => match never {},
     }
 }
 
-fn reload(name: &str, options: &DaemonOptions, tls: &Tls) {
-    let replaced = options.tls.load_daemon(name).and_then(|new| tls.replace(new.trust, new.credentials));
-    match replaced {
-        Ok(()) => tracing::info!("SIGHUP: certificates were read again"),
-        Err(error) => tracing::error!("SIGHUP: the certificates before stay in force: {}", chain(&error)),
-    }
+async fn follow(tls: Tls, files: Option<TrustFiles>, metrics: Metrics, mut hangup: Reload) -> Infallible {
+    let Some(files) = files else {
+        loop {
+            hangup.ordered().await;
+            tracing::warn!("SIGHUP: {INSECURE}");
+        }
+    };
+    Follower::new(tls, files, metrics).follow(LOOK, async || hangup.ordered().await).await
 }

@@ -3,11 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use clap::{Args, Command};
+use clap::{ArgMatches, Args, Command};
+use dominator_pki::files::{IdentityPath, RevocationPaths, TrustPaths};
 use dominator_pki::keystore::{self, AUTHORITIES, CredentialPaths, IDENTITY_AUTHORITIES, IdentityFile};
-use dominator_pki::{Credentials, PkiError, Trust};
+use dominator_pki::{Credentials, PkiError, StalePolicy, Trust};
 
 use crate::failure::chain;
+use crate::logging::Proof;
+
+/// Where lists of revoked certificates usually are.
+const REVOCATION_LIST: &str = "/etc/ssl/CRL.pem";
+/// Where the list of those who are denied usually is.
+const DENY_LIST: &str = "/etc/ssl/deny-list";
 
 /// Which certificate to show and whom to believe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
@@ -26,6 +33,29 @@ pub struct TlsOptions {
     /// /etc/ssl/IdentityCA.pem, if it is there]
     #[arg(long, value_name = "FILE")]
     pub identity_ca_file: Option<PathBuf>,
+    /// A file of lists of revoked certificates, PEM or DER; may be given several times [default: /etc/ssl/CRL.pem, if it
+    /// is there]
+    #[arg(long, value_name = "FILE")]
+    pub crl: Vec<PathBuf>,
+    /// A file of serial numbers, users, and nodes that are not believed, whatever authorities say [default:
+    /// /etc/ssl/deny-list, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub deny_list: Option<PathBuf>,
+    /// What is still allowed while a list of revoked certificates is not current: open (everything), closed-for-changes
+    /// (what changes nothing), or closed
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    pub crl_stale: StalePolicy,
+    /// Believe agents only whose certificates name the host that is dialled; without this, one that names no host is good
+    /// for every machine
+    #[arg(long)]
+    pub require_machine_identity: bool,
+    /// Act as an ordinary user, whatever the certificate lists: what is public, and what is one's own
+    #[arg(long)]
+    pub do_not_use_my_powers: bool,
+    /// DANGER: plain TCP, where nobody proves who he is and everybody may do everything; to and from this machine's own
+    /// addresses only
+    #[arg(long)]
+    pub danger_permit_insecure: bool,
 }
 
 /// Who we are and whom we believe.
@@ -33,33 +63,61 @@ pub struct TlsOptions {
 pub struct TlsIdentity {
     /// Our certificate and key.
     pub credentials: Credentials,
-    /// The authorities.
+    /// The authorities, without those they or we take back.
     pub trust: Trust,
 }
 
 impl TlsOptions {
-    /// Loads what daemon `name` needs.
-    ///
-    /// # Errors
-    /// [`PkiError`], naming the file.
-    pub fn load_daemon(&self, name: &str) -> Result<TlsIdentity, PkiError> {
-        let credentials = keystore::load(&self.daemon_paths(name), SystemTime::now())?;
-        if let Some(exposed) = credentials.exposed() {
-            tracing::warn!("{exposed}");
+    /// Where daemon `name` finds everything.
+    pub fn daemon_paths(&self, name: &str) -> TrustPaths {
+        TrustPaths {
+            credentials: self.paths().unwrap_or_else(|| CredentialPaths::daemon(name)),
+            authorities: self.ca_file.clone().unwrap_or_else(|| AUTHORITIES.into()),
+            identity: match &self.identity_ca_file {
+                Some(path) => IdentityPath::At(path.clone()),
+                None => IdentityPath::IfPresent(IDENTITY_AUTHORITIES.into()),
+            },
+            revocation: self.revocation(),
         }
-        let [authorities, _] = self.daemon_authorities();
-        Ok(TlsIdentity { credentials, trust: self.trust(&authorities)? })
     }
 
-    /// Where daemon `name` finds its certificate and key.
-    pub fn daemon_paths(&self, name: &str) -> CredentialPaths {
-        self.paths().unwrap_or_else(|| CredentialPaths::daemon(name))
+    /// The files of [`Self::daemon_paths`], which need not all be there.
+    pub fn daemon_files(&self, name: &str) -> Vec<PathBuf> {
+        let TrustPaths { credentials, authorities, identity, revocation } = self.daemon_paths(name);
+        let identity = match identity {
+            IdentityPath::None => None,
+            IdentityPath::IfPresent(path) | IdentityPath::At(path) => Some(path),
+        };
+        let all = [credentials.certificate, credentials.key, authorities].into_iter().chain(identity);
+        all.chain(revocation.lists).chain(revocation.denied).collect()
     }
 
-    /// Where a daemon finds whom to believe: files that need not be there yet.
-    pub fn daemon_authorities(&self) -> [PathBuf; 2] {
-        let identity = self.identity_ca_file.clone().unwrap_or_else(|| IDENTITY_AUTHORITIES.into());
-        [self.ca_file.clone().unwrap_or_else(|| AUTHORITIES.into()), identity]
+    fn revocation(&self) -> RevocationPaths {
+        let usual = || vec![PathBuf::from(REVOCATION_LIST)];
+        let lists = if self.crl.is_empty() { usual() } else { self.crl.clone() };
+        let denied = self.deny_list.clone().unwrap_or_else(|| DENY_LIST.into());
+        let mut optional = Vec::new();
+        if self.crl.is_empty() {
+            optional.extend(usual());
+        }
+        if self.deny_list.is_none() {
+            optional.push(denied.clone());
+        }
+        RevocationPaths { lists, denied: Some(denied), optional }
+    }
+
+    /// Whether anybody has to prove who he is.
+    pub const fn proof(&self) -> Proof {
+        if self.danger_permit_insecure { Proof::Waived } else { Proof::Demanded }
+    }
+
+    /// The same, by the words on a tool's command line.
+    pub(crate) fn proof_of_tool(matches: &ArgMatches) -> Proof {
+        // There are tools that connect to nobody, and have no such flag.
+        match matches.try_get_one("danger_permit_insecure") {
+            Ok(Some(true)) => Proof::Waived,
+            Ok(_) | Err(_) => Proof::Demanded,
+        }
     }
 
     /// Loads what a tool needs: the files named, else the best certificate in `~/.ssl`.
@@ -74,11 +132,18 @@ impl TlsOptions {
         };
         let own = home.join(".ssl/CA.pem");
         let usual = if own.exists() { own } else { AUTHORITIES.into() };
-        Ok(TlsIdentity { credentials, trust: self.trust(self.ca_file.as_deref().unwrap_or(&usual))? })
+        let trust = self.trust(self.ca_file.as_deref().unwrap_or(&usual))?;
+        let (trust, problems) = self.revocation().load(trust)?;
+        for problem in &problems {
+            tracing::warn!("passed over: {}", chain(problem));
+        }
+        Ok(TlsIdentity { credentials, trust })
     }
 
     /// Says in the help of daemon `name` where it looks.
     pub(crate) fn help_of_daemon(name: &str, command: Command) -> Command {
+        // A daemon that uses none of its powers does nothing.
+        let command = command.mut_arg("do_not_use_my_powers", |argument| argument.hide(true));
         let CredentialPaths { certificate, key } = CredentialPaths::daemon(name);
         let usual = [
             ("cert_file", certificate.display().to_string()),

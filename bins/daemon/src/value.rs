@@ -25,7 +25,7 @@ pub fn ago(time: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// A length of time, written as a number and a unit: `500ms`, `1s`, `2m`, `1h`.
+/// A length of time, written as a number and a unit: `500ms`, `1s`, `2m`, `1h`, `30d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Duration(std::time::Duration);
 
@@ -49,6 +49,7 @@ impl FromStr for Duration {
             "s" => number.checked_mul(1000),
             "m" => number.checked_mul(60_000),
             "h" => number.checked_mul(3_600_000),
+            "d" => number.checked_mul(86_400_000),
             _ => None,
         };
         millis.map(|millis| Self(std::time::Duration::from_millis(millis))).ok_or_else(bad)
@@ -109,7 +110,7 @@ impl fmt::Display for HostPort {
 #[non_exhaustive]
 pub enum BadValue {
     /// No length of time.
-    #[error("{0:?} is no length of time; write a number and ms, s, m or h, as in 500ms or 2m")]
+    #[error("{0:?} is no length of time; write a number and ms, s, m, h or d, as in 500ms or 2m")]
     Duration(String),
     /// No server.
     #[error("{0:?} is no server; write HOST:PORT, as in images.example.com:6971 or [::1]:6971")]
@@ -124,8 +125,8 @@ mod tests {
     fn a_length_of_time_has_a_unit() {
         let millis = |text: &str| text.parse::<Duration>().map(|duration| duration.get().as_millis());
         assert_eq!(
-            [millis("500ms"), millis("1s"), millis("2m"), millis("1h")],
-            [Ok(500), Ok(1000), Ok(120_000), Ok(3_600_000)]
+            [millis("500ms"), millis("1s"), millis("2m"), millis("1h"), millis("30d")],
+            [Ok(500), Ok(1000), Ok(120_000), Ok(3_600_000), Ok(2_592_000_000)]
         );
         for bad in ["", "5", "s", "-1s", "1.5s", "1 s", "99999999999999999999s", "18446744073709551615h"] {
             assert!(bad.parse::<Duration>().is_err(), "{bad:?}");

@@ -1,5 +1,6 @@
 //! The embedded default: what a fleet does, done to one directory in one process. `check` says in what a directory
-//! differs from an image, `enforce` makes and keeps it so, `scan` says what it is, and `demo` runs a whole fleet.
+//! differs from an image, `enforce` makes and keeps it so, `undo` takes that back, `scan` says what it is, and `demo` runs a
+//! whole fleet.
 //!
 //! ```
 //! use dominate::{Options, Verdict};
@@ -22,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod conflicts;
 pub mod demo;
 mod enforce;
 mod input;
@@ -29,9 +31,12 @@ mod options;
 mod progress;
 mod scan;
 mod source;
+mod undo;
 mod verdict;
 
-pub use options::{CheckOptions, Command, DemoOptions, EnforceOptions, ImageOptions, Options, ScanOptions};
+pub use options::{
+    CheckOptions, Command, DemoOptions, EnforceOptions, ImageOptions, Options, RootOptions, ScanOptions,
+};
 pub use verdict::Verdict;
 
 use dominator_daemon::Failure;
@@ -46,6 +51,9 @@ pub fn run(options: Options) -> Result<Verdict, Failure> {
         Command::Check(options) => check::run(&options, format),
         Command::Enforce(options) => enforce::run(options, format),
         Command::Scan(options) => scan::run(&options, format),
+        Command::Undo(options) => undo::undo(&options, format),
+        Command::Recover(options) => undo::recover(&options, format),
+        Command::RemoveConflicts(options) => conflicts::remove(&options, format),
         Command::Demo(options) => demo::run(&options, format),
         Command::DemoHand(hand) => demo::lend_a_hand(&hand),
     }

@@ -30,6 +30,7 @@ Examples:
   dominate check --image web.tar --filter filter.txt --root /srv/web
   dominate enforce --image golden/ --root /srv/web --dry-run
   dominate enforce --image golden/ --root /srv/web --watch
+  dominate undo --root /srv/web
   dominate scan --root /srv/web --state /var/tmp/web.state
   dominate demo
 
@@ -54,6 +55,21 @@ pub enum Command {
     Enforce(EnforceOptions),
     /// Say what a directory is: the id of its tree, and how much there is
     Scan(ScanOptions),
+    /// Take the last update back
+    ///
+    /// Whoever made it, `enforce` or an agent: all it changed is as before, as long as nothing was made since and no
+    /// controller has seen the machine in order. What somebody changed since is kept, below `/.subd/conflicts`, and told
+    /// of. An update that was cut off is brought to its end first. Services are not touched; an agent must not run.
+    Undo(RootOptions),
+    /// Bring an update to its end that was cut off, and say what there is to undo
+    ///
+    /// An agent does that itself when it starts, and `enforce` before anything else. This is for a machine whose agent is
+    /// down. All of it is finished, or else undone.
+    Recover(RootOptions),
+    /// Remove, for good, what somebody had changed and undoing moved out of the way, below /.subd/conflicts
+    ///
+    /// Only a person can know that none of it is missed. An agent must not run; `subtool remove-conflicts` is for that.
+    RemoveConflicts(RootOptions),
     /// Run a whole fleet in this process, disturb it, and watch it being repaired
     ///
     /// An authority, an image server, a controller and three machines with certificates of their own, all in this
@@ -114,6 +130,14 @@ pub struct EnforceOptions {
     /// Allow the root of the running system to be changed
     #[arg(long)]
     pub allow_live_root: bool,
+}
+
+/// Of what.
+#[derive(Clone, Debug, Args)]
+pub struct RootOptions {
+    /// The directory
+    #[arg(long, value_name = "DIR")]
+    pub root: PathBuf,
 }
 
 /// How to scan.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use dominator_core::herd;
 use dominator_daemon::process::{ensure_directory, warn_if_root};
 use dominator_daemon::{During, Failure, Shutdown};
+use dominator_fs::audit::{AuditFile, Rotation};
 use dominator_fs::store::cluster::DirectoryClusterStore;
 use dominator_rpc::client::{Dialer, RemoteImages};
 use dominator_rpc::controller::{Controller, Parts, Tuning};
@@ -26,24 +27,27 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     warn_if_root(DAEMON.name);
     let tls = options.common.tls.daemon(DAEMON.name)?;
     let image_server = options.image_server.to_string();
+    let sources = options.sources()?;
     let state = options.common.state_dir.clone();
     let cluster = tokio::task::spawn_blocking(move || open(state)).await;
     let parts = Parts {
         machines: Box::new(MdbFile::new(&options.mdb)),
-        dialer: Arc::new(Dialer::new(tls.clone())),
-        images: Arc::new(RemoteImages::lazy(&tls, &image_server)),
-        source: image_server,
+        dialer: Arc::new(Dialer::new(tls.tls.clone())),
+        images: Arc::new(RemoteImages::lazy(&tls.tls, &image_server)),
+        sources,
         cluster: Arc::new(cluster.during(|| "can't open the state".into())??),
     };
     let herd = herd::Settings { min_interval: options.min_interval.get(), ..herd::Settings::default() };
     let controller = Controller::new(parts, Tuning { herd, ..Tuning::default() }).await;
     let controller = controller.during(|| "can't read what was decided about updates".into())?;
-    let services = Services::new(env!("CARGO_PKG_VERSION")).fleet(Arc::new(controller.fleet()));
+    let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
+    let services =
+        Services::new(env!("CARGO_PKG_VERSION")).audited(audit).fleet(Arc::new(controller.fleet()));
     // The machines are looked after for as long as questions about them are answered, and no longer: a server that can't
     // listen ends both.
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = async {
-        let served = dominator_daemon::serve(DAEMON, &options.common, tls, services, shutdown).await;
+        let served = dominator_daemon::serve(&options.common, tls, services, shutdown).await;
         drop(stop);
         served
     };

@@ -4,7 +4,7 @@ use std::fs::{File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use dominator_core::machine::Mdb;
@@ -49,10 +49,15 @@ impl MachineSource for MdbFile {
             let Some(News { stamp, read }) = looked.map_err(|error| failed(Cause::new(error)))? else {
                 continue;
             };
-            let (mdb, contents) = read.map_err(failed).inspect_err(|_| self.stamp = Some(stamp))?;
-            self.stamp = Some(stamp);
-            if self.contents.replace(contents) != Some(contents) {
-                return Ok(mdb);
+            let again = self.stamp.replace(stamp) == Some(stamp);
+            match read {
+                Err(_) if again => {}
+                Err(cause) => return Err(failed(cause)),
+                Ok((_, contents)) if self.contents == Some(contents) => {}
+                Ok((mdb, contents)) => {
+                    self.contents = Some(contents);
+                    return Ok(mdb);
+                }
             }
         }
     }
@@ -75,15 +80,23 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Whether it says little yet: before Linux 6.13, what is written twice within a tick of the clock looks the same.
+    fn is_fresh(&self) -> bool {
+        const LONGER_THAN_A_TICK: Duration = Duration::from_secs(2);
+        let Self::Present { changed: (seconds, _), .. } = *self else { return false };
+        let changed = UNIX_EPOCH + Duration::from_secs(seconds.try_into().unwrap_or(0));
+        SystemTime::now() < changed + LONGER_THAN_A_TICK
+    }
 }
 
-/// A state of the file other than the last.
+/// A state of the file that may be other than the last.
 struct News {
     stamp: Stamp,
     read: Result<(Mdb, ObjectId), Cause>,
 }
 
-/// Reads the file unless it still looks like `last`.
+/// Reads the file unless it still looks like `last`, and that tells.
 fn look(path: &Path, last: Option<Stamp>) -> Option<News> {
     // The stamp is taken before reading: a file that is written meanwhile looks different the next time.
     let opened = File::open(path).and_then(|file| Ok((Stamp::of(&file.metadata()?), file)));
@@ -91,7 +104,8 @@ fn look(path: &Path, last: Option<Stamp>) -> Option<News> {
         Ok((stamp, file)) => (stamp, Ok(file)),
         Err(error) => (Stamp::Missing, Err(Cause::new(error))),
     };
-    (Some(stamp) != last).then(|| News { stamp, read: opened.and_then(|mut file| parse(&mut file)) })
+    (Some(stamp) != last || stamp.is_fresh())
+        .then(|| News { stamp, read: opened.and_then(|mut file| parse(&mut file)) })
 }
 
 fn parse(file: &mut File) -> Result<(Mdb, ObjectId), Cause> {
@@ -140,6 +154,20 @@ mod tests {
             write(r#"[{"Hostname": "a"}, {"Hostname": "b"}]"#);
             assert_eq!(names(&source.next().await.unwrap()), ["a", "b"]);
         });
+    }
+
+    #[test]
+    fn a_file_that_was_written_just_now_is_read_again_though_it_looks_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mdb.json");
+        fs::write(&path, "[]").unwrap();
+        let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+        assert!(stamp.is_fresh() && look(&path, Some(stamp)).is_some());
+        let Stamp::Present { device, inode, size, modified, changed: (seconds, nanos) } = stamp else {
+            panic!("it is there")
+        };
+        let long_ago = Stamp::Present { device, inode, size, modified, changed: (seconds - 60, nanos) };
+        assert!(!long_ago.is_fresh() && !Stamp::Missing.is_fresh());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use dominator_core::port::FetchRequest;
 use dominator_daemon::value::{Duration, HostPort};
-use dominator_daemon::{Daemon, DaemonOptions};
+use dominator_daemon::{Daemon, DaemonOptions, Failure};
 
 /// What this daemon is called and where it lives.
 pub const DAEMON: Daemon =
@@ -18,6 +19,10 @@ pub struct Options {
     /// Get images from this server; the machines fetch objects from it by the same name
     #[arg(long, value_name = "HOST:PORT")]
     pub image_server: HostPort,
+    /// Have the machines fetch objects from this server, and from the image server only what it has not or when it
+    /// fails; may be given several times, in order of preference
+    #[arg(long, value_name = "HOST:PORT")]
+    pub object_server: Vec<HostPort>,
     /// Read the machines from this JSON file, and again when it changes
     #[arg(long, value_name = "FILE")]
     pub mdb: PathBuf,
@@ -27,6 +32,20 @@ pub struct Options {
     /// What every daemon has. Last, as its headings would stand above what follows.
     #[command(flatten)]
     pub common: DaemonOptions,
+}
+
+impl Options {
+    /// Where machines fetch objects, in order of preference.
+    ///
+    /// # Errors
+    /// [`Failure`] when there are more than an order can name.
+    pub fn sources(&self) -> Result<Vec<String>, Failure> {
+        let most = FetchRequest::MAX_SOURCES - 1;
+        if self.object_server.len() > most {
+            return Err(Failure::new(format!("at most {most} object servers can be given")));
+        }
+        Ok(self.object_server.iter().chain([&self.image_server]).map(ToString::to_string).collect())
+    }
 }
 
 const EXAMPLE: &str = r#"Example:
@@ -43,6 +62,19 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
     use std::path::Path;
+
+    #[test]
+    fn machines_fetch_from_the_image_server_last() {
+        let options = |arguments: &[&str]| {
+            let usual = ["dominator", "--image-server=i:1", "--mdb=m"];
+            let given = usual.iter().chain(arguments).map(Into::into);
+            dominator_daemon::config::parse::<Options>(|c| DAEMON.adjust(c), given).unwrap()
+        };
+        let two = options(&["--object-server=a:2", "--object-server=b:3"]);
+        assert_eq!(options(&[]).sources().unwrap(), ["i:1"]);
+        assert_eq!(two.sources().unwrap(), ["a:2", "b:3", "i:1"]);
+        assert!(options(&["--object-server=a:2"; 8]).sources().is_err());
+    }
 
     #[test]
     fn the_example_configuration_is_one() {

@@ -1,23 +1,26 @@
 //! Asks the controller how the machines stand, and tells it whether to change them.
 #![forbid(unsafe_code)]
 
+mod consent;
+mod fast;
 mod subs;
 mod updates;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use dominator_core::herd::Status;
 use dominator_daemon::process::EXIT_STATUS;
-use dominator_daemon::report::{OutputOptions, show};
+use dominator_daemon::report::{Format, OutputOptions, show};
 use dominator_daemon::tls::TlsOptions;
-use dominator_daemon::value::HostPort;
+use dominator_daemon::value::{Duration, HostPort};
 use dominator_daemon::{During, Failure};
 use dominator_rpc::client::RemoteFleet;
 use dominator_rpc::controller::{FleetControl as _, Switch};
 
+use crate::consent::{Consents, Wish};
 use crate::subs::{Infos, Subs};
-use crate::updates::{Cleared, Decision};
+use crate::updates::Decision;
 
 /// Asks the controller how the machines stand, and tells it whether to change them.
 #[derive(Clone, Debug, Parser)]
@@ -41,7 +44,8 @@ const EXAMPLES: &str = r#"Examples:
   domtool list-subs --status "connection refused"
   domtool get-info-for-subs web1 web2 --json
   domtool disable-updates "the switch in row 7 is being replaced"
-  domtool clear-safety-shutoff web1"#;
+  domtool clear-safety-shutoff web1
+  domtool fast-update web1 --fail-on-reboot"#;
 
 /// What can be done.
 #[derive(Clone, Debug, Subcommand)]
@@ -77,6 +81,39 @@ pub enum Command {
         #[arg(value_name = "HOST", required = true)]
         hostnames: Vec<String>,
     },
+    /// Have the updates made, once, of machines with the status "disruption requested" or "disruption denied"
+    ForceDisruptiveUpdate {
+        /// Which machines
+        #[arg(value_name = "HOST", required = true)]
+        hostnames: Vec<String>,
+    },
+    /// Make a machine what it must be, at once and before others, and show how that goes until it is over
+    ///
+    /// It is over when the machine is synced, or when it won't be until somebody does something about what its status
+    /// says. What time may mend, as that the machine is down, is waited for.
+    #[command(after_help = fast::EXIT_STATUS)]
+    FastUpdate(FastOptions),
+}
+
+/// How far a fast update may go.
+#[derive(Clone, Debug, Args)]
+pub struct FastOptions {
+    /// Which machine
+    #[arg(value_name = "HOST")]
+    pub hostname: String,
+    /// Make no update that restarts the machine; it stays without until it must be another image, or until a fast update
+    /// without this
+    #[arg(long)]
+    pub fail_on_reboot: bool,
+    /// Don't ask whether those who use the machine may be disturbed
+    #[arg(long)]
+    pub force_disruption: bool,
+    /// Also if the machine would lose more than half of what it has
+    #[arg(long)]
+    pub disable_safety_check: bool,
+    /// Wait so long at most, as in 90s, 10m; the machine has to wait for its turn again then
+    #[arg(long, value_name = "TIME", default_value = "15m")]
+    pub timeout: Duration,
 }
 
 /// Does what the options say.
@@ -107,9 +144,15 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             show(&Decision::of(updates), format)?;
         }
         Command::ClearSafetyShutoff { hostnames } => {
-            let (cleared, strangers) = clear(&fleet, hostnames).await?;
-            show(&Cleared::of(cleared), format)?;
-            refuse_stranger(strangers.first())?;
+            consent(&fleet, Wish::UnsafeUpdate, hostnames, format).await?;
+        }
+        Command::ForceDisruptiveUpdate { hostnames } => {
+            consent(&fleet, Wish::Disruption, hostnames, format).await?;
+        }
+        Command::FastUpdate(fast) => {
+            let outcome = fast::update(&fleet, &fast).await?;
+            show(&outcome, format)?;
+            return Ok(outcome.status());
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -131,17 +174,15 @@ async fn switch(fleet: &RemoteFleet, switch: Switch, reason: &str) -> Result<Dec
     Ok(Decision::made(switch))
 }
 
-/// Those of the machines that the controller knows, and those that it does not.
-async fn clear(fleet: &RemoteFleet, hostnames: Vec<String>) -> Result<(Vec<String>, Vec<String>), Failure> {
-    let (mut cleared, mut strangers) = (Vec::new(), Vec::new());
-    for name in hostnames {
-        let known = fleet.clear_safety_shutoff(&name).await;
-        match known.during(|| format!("can't clear the safety shut-off of {name}"))? {
-            true => cleared.push(name),
-            false => strangers.push(name),
-        }
-    }
-    Ok((cleared, strangers))
+async fn consent(
+    fleet: &RemoteFleet,
+    wish: Wish,
+    hostnames: Vec<String>,
+    format: Format,
+) -> Result<(), Failure> {
+    let (consents, strangers) = Consents::give(fleet, wish, hostnames).await?;
+    show(&consents, format)?;
+    refuse_stranger(strangers.first())
 }
 
 fn refuse_stranger(stranger: Option<&String>) -> Result<(), Failure> {

@@ -48,26 +48,6 @@ impl Show for Decision {
     }
 }
 
-/// Whose safety shut-off was cleared.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Cleared {
-    subs: Vec<String>,
-}
-
-impl Cleared {
-    pub(crate) fn of(subs: Vec<String>) -> Self {
-        Self { subs }
-    }
-}
-
-impl Show for Cleared {
-    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.subs.iter().try_for_each(|name| {
-            writeln!(out, "{name}: an update that was held back as unsafe is carried out")
-        })
-    }
-}
-
 fn word(switch: Switch) -> &'static str {
     match switch {
         Switch::Enabled => "enabled",

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use dominator_daemon::process::{ensure_directory, warn_if_root};
 use dominator_daemon::{During, Failure, Shutdown};
+use dominator_fs::audit::{AuditFile, Rotation};
 use dominator_fs::store::images::ImageStore;
 use dominator_fs::store::objects::ObjectStore;
 use dominator_fs::store::ports::{LocalImages, LocalObjects};
@@ -26,10 +27,12 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     let (image_dir, object_dir) = (options.image_dir(), options.object_dir());
     let opened = tokio::task::spawn_blocking(move || open(&image_dir, &object_dir)).await;
     let (images, objects) = opened.during(|| "can't open the stores".into())??;
+    let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
     let services = Services::new(env!("CARGO_PKG_VERSION"))
+        .audited(audit)
         .objects(Arc::new(LocalObjects::new(objects)))
         .images(Arc::new(LocalImages::new(images)), SystemTime::now);
-    dominator_daemon::serve(DAEMON, &options.common, tls, services, shutdown).await
+    dominator_daemon::serve(&options.common, tls, services, shutdown).await
 }
 
 fn open(image_dir: &Path, object_dir: &Path) -> Result<(ImageStore, ObjectStore), Failure> {

@@ -8,9 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dominator_core::filter::Filter;
+use dominator_core::health::{HealthChecks, Probe};
 use dominator_core::image::{Image, ImageName};
+use dominator_core::inode::Kind;
 use dominator_core::object::ObjectId;
+use dominator_core::path::ImagePath;
 use dominator_core::port::{ImageStore as _, ObjectSource};
+use dominator_core::tree::Snapshot;
 use dominator_daemon::report::{Show, byte_bar, remark};
 use dominator_daemon::value::HumanBytes;
 use dominator_daemon::{During, Failure, input};
@@ -101,6 +105,7 @@ impl Prepared {
         let filter = input::filter(&options.filter)?;
         lint::warn(&options.filter)?;
         let triggers = input::triggers(&options.triggers)?;
+        let health = options.health.as_deref().map(input::health).transpose()?.unwrap_or_default();
         let selection = Selection { filter: &filter, xattrs: options.xattrs.xattrs.policy() };
         let (imported, offers, source, spool) = read_tree(&options.source, selection)?;
         if imported.attributes_dropped > 0 {
@@ -113,9 +118,34 @@ impl Prepared {
         if filter != Filter::Sparse && !options.no_required_paths {
             refuse_incomplete(&options.name, &imported)?;
         }
+        warn_of_health(&health, &imported);
         let image = Image::new(imported.snapshot.tree, filter, triggers, imported.xattrs);
+        let image = Image { health, ..image };
         Ok(Self { image, offers, source, spool })
     }
+}
+
+/// A check whose program is not part of the image fails on every machine, unless it lies where the image does not reach.
+fn warn_of_health(health: &HealthChecks, imported: &Imported) {
+    for check in health.iter() {
+        let Probe::Command(words) = &check.probe else { continue };
+        let program = words.first().and_then(|program| ImagePath::parse(program.as_bytes()).ok());
+        if program.is_none_or(|program| !reaches(&imported.snapshot, &program)) {
+            let words = words.join(" ");
+            remark(
+                "imagetool",
+                &format!("health check {}: {words}: no such program in the image", check.name),
+            );
+        }
+    }
+}
+
+/// Whether the path is there, or leads through a symbolic link, which may lead anywhere.
+fn reaches(tree: &Snapshot, path: &ImagePath) -> bool {
+    let is_link =
+        |path: &ImagePath| tree.inode(path).is_some_and(|inode| matches!(inode.kind, Kind::Symlink { .. }));
+    tree.inode(path).is_some()
+        || std::iter::successors(path.parent(), ImagePath::parent).any(|parent| is_link(&parent))
 }
 
 type Tree = (Imported, BTreeMap<ObjectId, u64>, Arc<dyn ObjectSource>, Option<tempfile::TempDir>);

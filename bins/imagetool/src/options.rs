@@ -33,7 +33,7 @@ pub struct Options {
 }
 
 const EXAMPLES: &str = r#"Examples:
-  imagetool add web/2026-11-22 /srv/web-root filter.txt triggers.json
+  imagetool add web/2026-11-22 /srv/web-root filter.txt triggers.json --health health.json
   imagetool add keys/3 keys.tar "" ""        # sparse: adds and repairs its own paths, never deletes
   imagetool diff web/2026-11-20 web/2026-11-22
   imagetool lint-filter filter.txt --explain /var/log/syslog"#;
@@ -108,6 +108,9 @@ pub struct AddOptions {
     /// The triggers, as JSON; "" for none
     #[arg(value_name = "TRIGGERFILE", value_parser = path_or_nothing())]
     pub triggers: PathBuf,
+    /// The health checks, as JSON: what must be true of a machine for the image to stay on it
+    #[arg(long, value_name = "FILE")]
+    pub health: Option<PathBuf>,
     /// Accept a tree without /etc, /etc/passwd, /usr and /usr/bin, which every machine needs
     #[arg(long)]
     pub no_required_paths: bool,

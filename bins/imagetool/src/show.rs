@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use dominator_core::filter::Filter;
+use dominator_core::health::{HealthCheck, HealthChecks};
 use dominator_core::image::{Image, ImageName};
 use dominator_core::inode::Kind;
 use dominator_core::tree::Snapshot;
@@ -13,13 +14,14 @@ use dominator_daemon::value::{HumanBytes, rfc3339_at};
 use serde::Serialize;
 
 /// An image as `imagetool show` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Summary {
     image: String,
     id: String,
     tree: String,
     filter: FilterText,
     triggers: Vec<TriggerText>,
+    health: HealthText,
     xattrs: Vec<&'static str>,
     created_by: String,
     created_on: String,
@@ -49,6 +51,38 @@ struct TriggerText {
     lines: Vec<String>,
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct HealthText {
+    /// In seconds.
+    deadline: f64,
+    checks: Vec<CheckText>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct CheckText {
+    name: String,
+    check: String,
+    /// In seconds.
+    timeout: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retries: Option<u32>,
+    /// In seconds.
+    delay: f64,
+}
+
+impl HealthText {
+    fn of(health: &HealthChecks) -> Self {
+        let check = |check: &HealthCheck| CheckText {
+            name: check.name.clone(),
+            check: check.probe.to_string(),
+            timeout: check.timeout.as_secs_f64(),
+            retries: check.retries,
+            delay: check.delay.as_secs_f64(),
+        };
+        Self { deadline: health.deadline().as_secs_f64(), checks: health.iter().map(check).collect() }
+    }
+}
+
 /// How many names of each kind there are; the root is one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Counts {
@@ -74,6 +108,7 @@ impl Summary {
             tree: image.tree_id().to_string(),
             filter: FilterText::of(&image.filter),
             triggers: image.triggers.iter().map(trigger).collect(),
+            health: HealthText::of(&image.health),
             xattrs: XattrClass::ALL.into_iter().filter_map(|class| class_name(image, class)).collect(),
             created_by: image.created_by.clone(),
             created_on: rfc3339_at(image.created_on),
@@ -153,7 +188,13 @@ impl Show for Summary {
             writeln!(out, "trigger  {service}")?;
             lines.iter().try_for_each(|line| writeln!(out, "         {line}"))?;
         }
-        Ok(())
+        if !self.health.checks.is_empty() {
+            writeln!(out, "health   within {} s", self.health.deadline)?;
+        }
+        self.health
+            .checks
+            .iter()
+            .try_for_each(|check| writeln!(out, "         {}: {}", check.name, check.check))
     }
 }
 

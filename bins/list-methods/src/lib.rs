@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use dominator_core::authorise::{Access, Role};
+use dominator_core::auth::{Access, Role};
 use dominator_daemon::process::EXIT_STATUS;
 use dominator_daemon::report::{OutputOptions, Show, show};
 use dominator_daemon::tls::TlsOptions;
@@ -24,6 +24,9 @@ pub struct Options {
     /// What it must prove to be: subd, dominator, imageserver, … [default: by its port]
     #[arg(long, value_parser = role)]
     pub role: Option<Role>,
+    /// Show those only that everybody with a certificate may call
+    #[arg(long)]
+    pub public: bool,
     /// How to show results.
     #[command(flatten)]
     pub output: OutputOptions,
@@ -49,9 +52,16 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let listed = list_methods(&tls, &server.to_string(), expected).await;
     let ServerMethods { version, methods } =
         listed.during(|| format!("can't list the methods of {server}"))?;
-    show(&Listing::of(version, &methods), options.output.format())?;
+    let mut listing = Listing::of(version, &methods);
+    if options.public {
+        listing.methods.retain(|method| method.access != LISTED);
+    }
+    show(&listing, options.output.format())?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// Of a method that a certificate must list.
+const LISTED: &str = "listed";
 
 /// What a server offers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,8 +79,9 @@ struct Entry {
 impl Listing {
     fn of(version: String, methods: &[(String, Access)]) -> Self {
         let word = |access: &Access| match access {
-            Access::Listed => "listed",
+            Access::Listed => LISTED,
             Access::Public => "public",
+            Access::Unauthenticated => "unauthenticated",
         };
         let entry =
             |(method, access): &(String, Access)| Entry { name: method.clone(), access: word(access) };

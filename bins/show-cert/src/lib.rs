@@ -1,14 +1,22 @@
-//! What certificates say, for people and for programs.
+//! What certificates, and lists of revoked ones, say, for people and for programs.
 //!
-//! Nothing is verified here: a certificate is shown as it claims to be.
+//! Nothing is verified here: each is shown as it claims to be.
 #![forbid(unsafe_code)]
+
+mod list;
+mod revocations;
 
 use std::fmt::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
+use dominator_core::auth::Scope;
+use dominator_pki::keystore::Contents;
 use dominator_pki::{Certificate, PkiError, Validity, keystore, rfc3339};
 use serde::Serialize;
+
+pub use list::{Currency, Entry, List};
+pub use revocations::Revocations;
 
 const SECONDS_A_DAY: u64 = 86_400;
 
@@ -17,6 +25,8 @@ const SECONDS_A_DAY: u64 = 86_400;
 pub struct Report {
     /// The certificates, in the order of the files.
     pub certificates: Vec<Shown>,
+    /// The lists of revoked certificates, in the order of the files.
+    pub lists: Vec<List>,
     /// The files that could not be read.
     pub errors: Vec<Failed>,
 }
@@ -35,11 +45,23 @@ pub struct Shown {
     /// The role it claims as a server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<&'static str>,
+    /// The machine it was made for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Where it grants the methods, when not everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Limits>,
     /// The subject alternative names, in order.
     pub alternative_names: Vec<Name>,
+    /// Whether it says of itself that it is an authority's.
+    pub authority: bool,
+    /// The kind of its key.
+    pub key: String,
+    /// Who has signed it.
+    pub signer: Signer,
     /// The issuer's name.
     pub issuer: String,
-    /// Hexadecimal.
+    /// `0x` and hexadecimal.
     pub serial: String,
     /// The X.509 version.
     pub version: u32,
@@ -53,6 +75,42 @@ pub struct Shown {
     pub days_left: i64,
     /// SHA-256, hexadecimal.
     pub fingerprint: String,
+    /// Whether it was taken back, when that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<bool>,
+    /// By what it was taken back, when it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_by: Option<String>,
+}
+
+/// Where methods are granted.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Tags of machines: a machine must have one of the values of each.
+    pub tags: Vec<Tag>,
+    /// Directories of images, sorted; none is no limit.
+    pub images: Vec<String>,
+}
+
+/// A tag and its values.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Tag {
+    /// The tag's name.
+    pub key: String,
+    /// Sorted.
+    pub values: Vec<String>,
+}
+
+/// Who has signed a certificate, by the key and not by the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Signer {
+    /// It itself: it is a root.
+    Itself,
+    /// The one that follows it in its file.
+    Next,
+    /// Somebody who is not in the file.
+    Elsewhere,
 }
 
 /// A subject alternative name.
@@ -86,22 +144,36 @@ pub struct Failed {
 }
 
 impl Report {
-    /// Reads every certificate in `files`. A file that can't be read does not keep the others from being shown.
-    pub fn of<'a>(files: impl IntoIterator<Item = &'a Path>, now: SystemTime) -> Self {
+    /// Reads every certificate, and every list of revoked ones, in `files`. A file that can't be read does not keep the others from being shown.
+    pub fn of<'a>(
+        files: impl IntoIterator<Item = &'a Path>,
+        revocations: Option<&Revocations>,
+        now: SystemTime,
+    ) -> Self {
         let mut report = Self::default();
         for path in files {
             let file = path.display().to_string();
-            match keystore::load_certificates(path) {
-                Ok(found) => report.certificates.extend(found.iter().map(|one| Shown::of(one, &file, now))),
+            match keystore::load_contents(path) {
+                Ok(Contents { certificates: found, lists }) => {
+                    report.lists.extend(lists.iter().map(|list| List::of(list, &file, now)));
+                    let next = found.iter().skip(1).map(Some).chain([None]);
+                    let shown = found
+                        .iter()
+                        .zip(next)
+                        .map(|(one, next)| Shown::of(one, next, &file, now).judged(one, next, revocations));
+                    report.certificates.extend(shown);
+                }
                 Err(error) => report.errors.push(Failed { error: with_causes(&error), file }),
             }
         }
         report
     }
 
-    /// Whether any of the certificates has expired.
-    pub fn any_expired(&self) -> bool {
-        self.certificates.iter().any(|shown| shown.standing == Standing::Expired)
+    /// Whether any of the certificates has expired or was taken back, or a list is overdue.
+    pub fn any_ended(&self) -> bool {
+        let ended = |shown: &Shown| shown.standing == Standing::Expired || shown.revoked == Some(true);
+        let overdue = |list: &List| list.standing == Currency::Overdue;
+        self.certificates.iter().any(ended) || self.lists.iter().any(overdue)
     }
 
     /// The report as JSON.
@@ -109,14 +181,15 @@ impl Report {
         serde_json::to_string_pretty(self).expect("invariant: strings, numbers and lists are JSON")
     }
 
-    /// The certificates as text for people.
+    /// The lists and the certificates as text for people.
     pub fn to_text(&self) -> String {
-        self.certificates.iter().map(Shown::to_text).collect::<Vec<_>>().join("\n")
+        let lists = self.lists.iter().map(List::to_text);
+        lists.chain(self.certificates.iter().map(Shown::to_text)).collect::<Vec<_>>().join("\n")
     }
 }
 
 impl Shown {
-    fn of(certificate: &Certificate, file: &str, now: SystemTime) -> Self {
+    fn of(certificate: &Certificate, next: Option<&Certificate>, file: &str, now: SystemTime) -> Self {
         let (claims, validity) = (certificate.unverified_claims(), certificate.validity());
         Self {
             file: file.into(),
@@ -124,6 +197,11 @@ impl Shown {
             groups: claims.groups.iter().cloned().collect(),
             methods: claims.methods.iter().map(ToString::to_string).collect(),
             role: claims.role.map(|role| role.name()),
+            node: claims.node.as_ref().map(ToString::to_string),
+            scope: Limits::of(&claims.scope),
+            authority: certificate.is_authority(),
+            key: certificate.key_kind(),
+            signer: signer(certificate, next),
             alternative_names: certificate
                 .alternative_names()
                 .iter()
@@ -137,7 +215,24 @@ impl Shown {
             standing: standing(validity, now),
             days_left: days_left(validity, now),
             fingerprint: certificate.fingerprint().to_string(),
+            revoked: None,
+            revoked_by: None,
         }
+    }
+
+    fn judged(
+        mut self,
+        certificate: &Certificate,
+        next: Option<&Certificate>,
+        revocations: Option<&Revocations>,
+    ) -> Self {
+        if let Some(revocations) = revocations {
+            let mut issuers = next.into_iter().chain(&revocations.authorities);
+            let issuer = issuers.find(|issuer| certificate.is_signed_by(issuer));
+            self.revoked_by = revocations.revocation.names(certificate, issuer).map(|by| by.to_string());
+            self.revoked = Some(self.revoked_by.is_some());
+        }
+        self
     }
 
     fn to_text(&self) -> String {
@@ -152,17 +247,32 @@ impl Shown {
             }
         };
         let version = if self.version == 3 { "3" } else { "1 (good for an authority only, not for TLS)" };
+        let kind = if self.authority { "an authority" } else { "no authority" };
+        let signer = match self.signer {
+            Signer::Itself => "signed by itself",
+            Signer::Next => "signed by the one that follows",
+            Signer::Elsewhere => "its signer is not in the file",
+        };
+        let revoked = match (self.revoked, &self.revoked_by) {
+            (None, _) => "not asked for".into(),
+            (Some(_), None) => "no".into(),
+            (Some(_), Some(by)) => format!("REVOKED by {by}"),
+        };
         let lines = [
             ("user", self.user.clone()),
             ("role", self.role.unwrap_or("none").into()),
+            ("node", self.node.clone().unwrap_or_else(|| "none".into())),
+            ("scope", self.scope.as_ref().map_or_else(|| "everywhere".into(), Limits::to_text)),
             ("groups", list(&self.groups)),
             ("methods", list(&self.methods)),
             ("names", list(&names)),
             ("issuer", self.issuer.clone()),
-            ("serial", format!("0x{}", self.serial)),
+            ("serial", self.serial.clone()),
+            ("kind", format!("{kind}, {}, {signer}", self.key)),
             ("version", version.into()),
             ("valid", format!("{} to {}, {left}", self.not_before, self.not_after)),
             ("fingerprint", format!("sha256:{}", self.fingerprint)),
+            ("revoked", revoked),
         ];
         let mut text = format!("{}\n", printable(&self.file));
         for (label, value) in lines {
@@ -170,6 +280,37 @@ impl Shown {
                 .expect("invariant: a String takes everything");
         }
         text
+    }
+}
+
+impl Limits {
+    fn of(scope: &Scope) -> Option<Self> {
+        let tag = |(key, values): (&String, &std::collections::BTreeSet<String>)| Tag {
+            key: key.clone(),
+            values: values.iter().cloned().collect(),
+        };
+        let limits = Self {
+            tags: scope.tags.iter().map(tag).collect(),
+            images: scope.directories.iter().cloned().collect(),
+        };
+        (*scope != Scope::default()).then_some(limits)
+    }
+
+    fn to_text(&self) -> String {
+        let tags =
+            self.tags.iter().map(|tag| format!("machines with {} = {}", tag.key, tag.values.join(" or ")));
+        let images = self.images.iter().map(|directory| format!("images in {directory}/"));
+        tags.chain(images).collect::<Vec<_>>().join(", ")
+    }
+}
+
+fn signer(certificate: &Certificate, next: Option<&Certificate>) -> Signer {
+    if certificate.is_signed_by(certificate) {
+        Signer::Itself
+    } else if next.is_some_and(|next| certificate.is_signed_by(next)) {
+        Signer::Next
+    } else {
+        Signer::Elsewhere
     }
 }
 
@@ -196,7 +337,8 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-fn with_causes(error: &PkiError) -> String {
+/// An error with its causes, on one line.
+pub fn with_causes(error: &PkiError) -> String {
     let first: Option<&dyn std::error::Error> = std::error::Error::source(error);
     let causes = std::iter::successors(first, |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))

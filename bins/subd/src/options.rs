@@ -1,12 +1,16 @@
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
+use dominator_core::auth::People;
 use dominator_core::filter::{BadFilter, Filter, Lines};
-use dominator_core::port::Percent;
+use dominator_core::port::{AgentMode, Percent};
+use dominator_core::trigger::ServiceName;
 use dominator_daemon::value::Duration;
-use dominator_daemon::{Daemon, DaemonOptions};
-use dominator_fs::agent::Effort;
+use dominator_daemon::{Daemon, DaemonOptions, Failure, people};
+use dominator_fs::agent::{Effort, UndoBudget};
+use dominator_fs::audit::Rotation;
 use dominator_fs::pace::{BytesPerSecond, Priority};
 
 /// What this daemon is called and where it lives.
@@ -44,6 +48,13 @@ pub struct Options {
     /// How fast the disk is, in bytes a second, instead of measuring it at the first start
     #[arg(long, value_name = "BYTES")]
     pub root_device_bytes_per_second: Option<NonZeroU64>,
+    /// Fetch objects with at most this share of what the network interface towards their source can, from 1 to 100; 100
+    /// is no limit; what comes from this machine itself is not limited
+    #[arg(long, value_name = "PERCENT", default_value = "10")]
+    pub network_speed_percent: Percent,
+    /// Fetch at most this many bytes a second, whatever the interface can
+    #[arg(long, value_name = "BYTES")]
+    pub network_bytes_per_second: Option<NonZeroU64>,
     /// Read everything again in about this time, to find what the disk has lost, as in 24h; 0s is never
     #[arg(long, value_name = "TIME", default_value = "24h")]
     pub scrub_time: Duration,
@@ -57,6 +68,44 @@ pub struct Options {
     /// Who starts and stops services
     #[arg(long, value_enum, default_value_t = Services::Auto)]
     pub services: Services,
+    /// Only look and answer: nothing is fetched, and nothing is changed
+    #[arg(long, group = "mode")]
+    pub read_only: bool,
+    /// Carry no update out; objects are fetched. To stop updates without a restart, make a file `stop` in the state
+    /// directory; its first line is told to whoever asks
+    #[arg(long, group = "mode")]
+    pub disable_updates: bool,
+    /// Carry updates out without stopping, starting or reloading services, whatever the triggers say
+    #[arg(long, group = "mode")]
+    pub disable_triggers: bool,
+    /// Keep what undoing the last update needs for this long, as in 24h; 0s is not at all
+    #[arg(long, value_name = "TIME", default_value = "168h")]
+    pub keep_undo: Duration,
+    /// Keep it only while it takes no more than this
+    #[arg(long, value_name = "BYTES", default_value = "4294967296")]
+    pub keep_undo_bytes: u64,
+    /// Have this service watch over an agent that replaces itself, as in subd-guard: it takes the update back when the new
+    /// agent does not come up
+    #[arg(long, value_name = "SERVICE")]
+    pub guard: Option<ServiceName>,
+    /// Ask this program before users are disturbed: it is called with check, request or cancel, and its exit status says
+    /// whether that is permitted (0), requested (1) or denied (2)
+    #[arg(long, value_name = "PROGRAM")]
+    pub disruption_manager: Option<PathBuf>,
+    /// Run this program at the start and after each update that was made; the first line it prints, of which 64 bytes are
+    /// kept, is told with the machine's status
+    #[arg(long, value_name = "PROGRAM")]
+    pub note_command: Option<PathBuf>,
+    /// Let this user call every method of Subd here, as the machine is his; may be given several times
+    #[arg(long, value_name = "USER", value_parser = people::name)]
+    pub owner_user: Vec<String>,
+    /// Let members of this group call every method of Subd here, as the machine is theirs; may be given several times
+    #[arg(long, value_name = "GROUP", value_parser = people::name)]
+    pub owner_group: Vec<String>,
+    /// What this machine is, as in tier=front: certificates may end at machines with some tags, and are good for nothing on
+    /// a machine that is not said to have them; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = tag)]
+    pub tag: Vec<(String, String)>,
     /// What every daemon has. Last, as its headings would stand above what follows.
     #[command(flatten)]
     pub common: DaemonOptions,
@@ -95,6 +144,8 @@ impl Options {
         Effort {
             cpu: self.cpu_percent,
             scan_speed: self.scan_speed_percent,
+            network_speed: self.network_speed_percent,
+            network_bytes: self.network_bytes_per_second,
             disk: self.root_device_bytes_per_second.and_then(|bytes| BytesPerSecond::new(bytes.get())),
             priority: match self.scan_priority {
                 ScanPriority::Background => Priority::Background,
@@ -102,7 +153,23 @@ impl Options {
             },
             scrub: (!scrub.is_zero()).then_some(scrub),
             write_back_expiry: None,
+            ..Effort::default()
         }
+    }
+
+    /// What it was started to do.
+    pub fn mode(&self) -> AgentMode {
+        match (self.read_only, self.disable_updates, self.disable_triggers) {
+            (true, _, _) => AgentMode::ReadOnly,
+            (false, true, _) => AgentMode::UpdatesDisabled,
+            (false, false, true) => AgentMode::TriggersDisabled,
+            (false, false, false) => AgentMode::Normal,
+        }
+    }
+
+    /// How long what undoing needs is kept.
+    pub fn undo_budget(&self) -> UndoBudget {
+        UndoBudget { time: self.keep_undo.get(), bytes: self.keep_undo_bytes }
     }
 
     /// What the machine's operator wants left alone.
@@ -121,10 +188,31 @@ impl Options {
 
     /// What the daemon can't start without: no image may take it away.
     pub fn own_files(&self) -> Vec<PathBuf> {
-        let tls = &self.common.tls;
-        let own = tls.daemon_paths(DAEMON.name);
         let configuration = self.common.config.clone();
-        [own.certificate, own.key].into_iter().chain(tls.daemon_authorities()).chain(configuration).collect()
+        let audit = &self.common.audit;
+        // Where it is usually, it is protected with the state directory.
+        let rotation = Rotation { size: audit.audit_log_size, kept: audit.audit_log_count };
+        let log = audit.audit_log.iter().flat_map(|path| rotation.files(path));
+        self.common.tls.daemon_files(DAEMON.name).into_iter().chain(configuration).chain(log).collect()
+    }
+
+    /// Whose machine it is.
+    pub fn owners(&self) -> People {
+        People::new(self.owner_user.iter().cloned(), self.owner_group.iter().cloned())
+    }
+
+    /// What this machine is.
+    ///
+    /// # Errors
+    /// [`Failure`] when a tag is said to have two values.
+    pub fn tags(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut tags = BTreeMap::new();
+        for (key, value) in &self.tag {
+            if tags.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
+                return Err(Failure::new(format!("--tag {key} is given with two values; a tag has one")));
+            }
+        }
+        Ok(tags)
     }
 
     /// Whether the root is the running machine's own.
@@ -133,9 +221,31 @@ impl Options {
     }
 }
 
+fn tag(text: &str) -> Result<(String, String), &'static str> {
+    let tag = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    tag.map(|(key, value)| (key.into(), value.into())).ok_or("a tag is KEY=VALUE")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_has_owners_and_tags_of_one_value_each() {
+        let parse = |arguments: &[&str]| {
+            let arguments = ["subd"].iter().chain(arguments);
+            dominator_daemon::config::parse::<Options>(|c| DAEMON.adjust(c), arguments.map(Into::into))
+        };
+        let nobodys = parse(&[]).unwrap();
+        assert!(nobodys.owners().is_empty() && nobodys.tags().unwrap().is_empty());
+        let options =
+            parse(&["--owner-user=alice", "--owner-group=web", "--tag=tier=front", "--tag=a=b=c"]).unwrap();
+        assert_eq!(options.owners(), People::new(["alice"], ["web"]));
+        let tags = [("tier", "front"), ("a", "b=c")].map(|(key, value)| (key.into(), value.into()));
+        assert_eq!(options.tags().unwrap(), tags.into());
+        assert!(parse(&["--tag=tier=front", "--tag=tier=back"]).unwrap().tags().is_err());
+        assert!(["--tag=tier", "--tag==front", "--owner-user="].iter().all(|flag| parse(&[flag]).is_err()));
+    }
     use clap::CommandFactory;
     use std::path::Path;
 
@@ -168,16 +278,16 @@ mod tests {
                 dominator_daemon::config::parse(|c| DAEMON.adjust(c), arguments.map(Into::into)).unwrap();
             options.own_files()
         };
-        let usual = ["subd/cert.pem", "subd/key.pem", "CA.pem", "IdentityCA.pem"];
+        let usual = ["subd/cert.pem", "subd/key.pem", "CA.pem", "IdentityCA.pem", "CRL.pem", "deny-list"];
         assert_eq!(own(&[]), usual.map(|name| Path::new("/etc/ssl").join(name)));
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("subd.toml");
         let config = format!("--config={}", file.display());
         let given =
             own(&["--cert-file=/c", "--key-file=/k", "--ca-file=/a", "--identity-ca-file=/i", &config]);
-        assert_eq!(
-            given,
-            ["/c", "/k", "/a", "/i"].map(PathBuf::from).into_iter().chain([file]).collect::<Vec<_>>()
-        );
+        let log = own(&["--audit-log=/l", "--audit-log-count=2"]);
+        assert_eq!(log[usual.len()..], ["/l", "/l.new", "/l.1", "/l.2"].map(PathBuf::from));
+        let named = ["/c", "/k", "/a", "/i", "/etc/ssl/CRL.pem", "/etc/ssl/deny-list"].map(PathBuf::from);
+        assert_eq!(given, named.into_iter().chain([file]).collect::<Vec<_>>());
     }
 
     #[test]
@@ -190,10 +300,30 @@ mod tests {
         };
         let usual = effort(&[]);
         assert_eq!((usual.scan_speed.get(), usual.cpu.get()), (2, 50));
+        assert_eq!((usual.network_speed.get(), usual.network_bytes), (10, None));
         assert_eq!((usual.priority, usual.disk), (Priority::Background, None));
         assert_eq!(usual.scrub.map(|time| time.as_secs()), Some(24 * 3600));
         let given = effort(&["--scrub-time=0s", "--root-device-bytes-per-second=1000", "--cpu-percent=100"]);
         assert_eq!((given.scrub, given.disk, given.cpu), (None, BytesPerSecond::new(1000), Percent::ALL));
+    }
+
+    #[test]
+    fn an_agent_does_everything_unless_one_thing_else_is_said() {
+        let parse = |arguments: &[&str]| {
+            let arguments = ["subd"].iter().chain(arguments);
+            dominator_daemon::config::parse::<Options>(|c| DAEMON.adjust(c), arguments.map(Into::into))
+        };
+        let mode = |flag: &[&str]| parse(flag).unwrap().mode();
+        assert_eq!(mode(&[]), AgentMode::Normal);
+        assert_eq!(mode(&["--read-only"]), AgentMode::ReadOnly);
+        assert_eq!(mode(&["--disable-updates"]), AgentMode::UpdatesDisabled);
+        assert_eq!(mode(&["--disable-triggers"]), AgentMode::TriggersDisabled);
+        assert!(parse(&["--read-only", "--disable-triggers"]).is_err());
+        assert_eq!(parse(&[]).unwrap().undo_budget(), UndoBudget::default());
+        assert_eq!(
+            parse(&["--keep-undo=0s", "--keep-undo-bytes=0"]).unwrap().undo_budget(),
+            UndoBudget::NOTHING
+        );
     }
 
     #[test]

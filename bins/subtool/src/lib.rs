@@ -1,83 +1,33 @@
-//! Asks one machine's agent how the machine stands and what an image would change.
+//! Asks one machine's agent how the machine stands and what an image would change, and gives it orders by hand.
 #![forbid(unsafe_code)]
 
+mod change;
+mod compared;
+mod condition;
+mod history;
 mod limits;
+mod lock;
+mod machine;
+mod objects;
+mod options;
+mod orders;
+mod outcome;
 mod poll;
+mod push;
 mod request;
+mod shell;
+mod wait;
+
+pub use options::{Command, ImageOptions, LimitOptions, Options, PushOptions};
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use dominator_core::image::ImageName;
-use dominator_core::port::{Boost, Percent, Reconfiguration};
-use dominator_daemon::process::EXIT_STATUS;
-use dominator_daemon::report::{OutputOptions, show};
-use dominator_daemon::tls::TlsOptions;
+use dominator_core::port::{Agent, Blame, Boost};
+use dominator_daemon::report::{Format, Show, remark, show};
 use dominator_daemon::value::HostPort;
 use dominator_daemon::{During, Failure};
-use dominator_rpc::client::{RemoteAgent, RemoteImages};
-
-/// Asks one machine's subd how the machine stands and what an image would change, and says how hard it may work. No
-/// file of the machine is changed.
-#[derive(Clone, Debug, Parser)]
-#[command(name = "subtool", version, after_help = format!("{EXAMPLES}\n\n{EXIT_STATUS}"))]
-pub struct Options {
-    /// Talk to this subd
-    #[arg(long, value_name = "HOST:PORT", default_value = "localhost:6969", global = true)]
-    pub sub: HostPort,
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
-    /// How to show results.
-    #[command(flatten)]
-    pub output: OutputOptions,
-    /// Whom to be and whom to believe.
-    #[command(flatten)]
-    pub tls: TlsOptions,
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  subtool --sub web1:6969 poll
-  subtool --sub web1:6969 boost-scan-limit
-  subtool --sub web1:6969 set-config --scan-speed-percent 10
-  subtool --sub web1:6969 show-update-request web/2026-11-22 --image-server images:6971";
-
-/// What can be done.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Command {
-    /// Show how the machine stands
-    Poll,
-    /// Lift the limit on processor time until the end of the scan under way, or of the next
-    BoostCpuLimit,
-    /// Lift the limit on reading from the disk until the end of the scan under way, or of the next
-    BoostScanLimit,
-    /// Show how hard subd may work and what it leaves alone
-    GetConfig,
-    /// Change how hard subd may work, until it ends
-    ///
-    /// To change it for good, change subd's configuration file.
-    #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
-    SetConfig {
-        /// Take at most this share of the processors for scans, from 1 to 100; 100 is no limit
-        #[arg(long, value_name = "PERCENT", group = "change")]
-        cpu_percent: Option<Percent>,
-        /// Take at most this share of the disk's speed for scans, from 1 to 100; 100 is no limit
-        #[arg(long, value_name = "PERCENT", group = "change")]
-        scan_speed_percent: Option<Percent>,
-    },
-    /// Show what would be done to make the machine be an image
-    ///
-    /// When subd looks through another view than the image needs, it is told to look through that one, and scans anew;
-    /// the dominator sets its own view again when it polls next.
-    ShowUpdateRequest {
-        /// Which image
-        image: ImageName,
-        /// Get the image from this server
-        #[arg(long, value_name = "HOST:PORT", default_value = "localhost:6971")]
-        image_server: HostPort,
-    },
-}
+use dominator_rpc::client::{RemoteAgent, RemoteImages, RemoteObjects};
+use dominator_rpc::transport::Tls;
 
 /// Does what the options say.
 ///
@@ -87,21 +37,103 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let tls = options.tls.tool()?;
     let agent = RemoteAgent::connect(&tls, &options.sub.to_string()).await;
     let agent = agent.during(|| "nothing was done".into())?;
-    let format = options.output.format();
-    match options.command {
-        Command::Poll => show(&poll::poll(&agent).await?, format)?,
-        Command::BoostCpuLimit => show(&limits::boost(&agent, Boost::Cpu).await?, format)?,
-        Command::BoostScanLimit => show(&limits::boost(&agent, Boost::Scan).await?, format)?,
-        Command::GetConfig => show(&limits::configuration(&agent).await?, format)?,
-        Command::SetConfig { cpu_percent, scan_speed_percent } => {
-            let change = Reconfiguration { cpu: cpu_percent, scan_speed: scan_speed_percent };
-            show(&limits::configure(&agent, change).await?, format)?;
-        }
-        Command::ShowUpdateRequest { image, image_server } => {
-            let images = RemoteImages::connect(&tls, &image_server.to_string()).await;
-            let images = images.during(|| format!("can't get {image}"))?;
-            show(&request::request(&agent, &images, image).await?, format)?;
-        }
+    if matches!(options.command, Command::Shell) {
+        return shell::shell(&options, &agent, &tls).await;
     }
-    Ok(ExitCode::SUCCESS)
+    carry_out(&options, &agent, &tls).await
+}
+
+/// Does it over the connection there is.
+async fn carry_out(options: &Options, agent: &RemoteAgent, tls: &Tls) -> Result<ExitCode, Failure> {
+    let format = options.output.format();
+    match &options.command {
+        Command::Poll => done(&poll::poll(agent).await?, format),
+        Command::History { limit } => done(&history::history(agent, (*limit).into()).await?, format),
+        Command::BoostCpuLimit => done(&limits::boost(agent, Boost::Cpu).await?, format),
+        Command::BoostScanLimit => done(&limits::boost(agent, Boost::Scan).await?, format),
+        Command::GetConfig => done(&limits::configuration(agent).await?, format),
+        Command::SetConfig(limits) => done(&limits::configure(agent, limits.change()).await?, format),
+        Command::ShowUpdateRequest(of) => {
+            done(&request::request(agent, &of.images(tls).await?, &of.image).await?, format)
+        }
+        Command::PushImage(push) => {
+            let images = push.of.images(tls).await?;
+            push::push(agent, &images, push.order(), format).await
+        }
+        Command::WaitForImage { image, timeout } => {
+            let waited = wait::wait(agent, image, timeout.get()).await?;
+            show(&waited, format).map(|()| waited.status())
+        }
+        Command::ListMissingObjects(of) => {
+            done(&objects::missing(agent, &of.images(tls).await?, &of.image).await?, format)
+        }
+        Command::PushMissingObjects { of, object_server } => {
+            let (images, source) = (of.images(tls).await?, of.store(tls, object_server.as_ref()).await?);
+            done(&objects::push_missing(agent, &images, &of.image, &source).await?, format)
+        }
+        Command::FetchImage { of, object_server } => {
+            let (images, sources) = (of.images(tls).await?, of.sources(object_server));
+            done(&objects::fetch_image(agent, &images, &of.image, sources).await?, format)
+        }
+        Command::Fetch { objects, object_server } => {
+            let sources = vec![object_server.to_string()];
+            let store = store(tls, object_server).await?;
+            done(&objects::fetch_objects(agent, &store, objects, sources).await?, format)
+        }
+        Command::PushFile { file, path, object_server } => {
+            let store = store(tls, object_server).await?;
+            let report = change::push_file(agent, &store, object_server.to_string(), file, path).await?;
+            show(&report, format).map(|()| report.status())
+        }
+        Command::GetFile { path, file } => {
+            let got = orders::get_file(agent, path.clone(), file.as_deref()).await?;
+            got.map_or(Ok(ExitCode::SUCCESS), |got| done(&got, format))
+        }
+        Command::Delete { paths } => {
+            let report = change::delete(agent, paths).await?;
+            show(&report, format).map(|()| report.status())
+        }
+        Command::Cleanup => done(&orders::clean_up(agent).await?, format),
+        Command::RemoveConflicts => done(&orders::remove_conflicts(agent).await?, format),
+        Command::Undo { mark_bad } => {
+            undo(agent, if *mark_bad { Blame::Image } else { Blame::Nobody }, format).await
+        }
+        Command::Forgive { image, all: _ } => done(&orders::forgive(agent, image.clone()).await?, format),
+        Command::RestartService { service } => {
+            let outcome = orders::restart_service(agent, service.clone()).await?;
+            show(&outcome, format).map(|()| outcome.status())
+        }
+        Command::Shell => Err(Failure::new("this is the shell; exit ends it")),
+    }
+}
+
+/// Shows what came of something that was done.
+fn done(result: &impl Show, format: Format) -> Result<ExitCode, Failure> {
+    show(result, format).map(|()| ExitCode::SUCCESS)
+}
+
+async fn undo(agent: &dyn Agent, blame: Blame, format: Format) -> Result<ExitCode, Failure> {
+    let report = orders::undo(agent, blame).await?;
+    show(&report, format)?;
+    if blame == Blame::Nobody {
+        remark("subtool", "a controller that still wants the image has it made again");
+    }
+    Ok(report.status())
+}
+
+async fn store(tls: &Tls, server: &HostPort) -> Result<RemoteObjects, Failure> {
+    let store = RemoteObjects::connect(tls, &server.to_string()).await;
+    store.during(|| "nothing was done".into())
+}
+
+impl ImageOptions {
+    async fn images(&self, tls: &Tls) -> Result<RemoteImages, Failure> {
+        let images = RemoteImages::connect(tls, &self.image_server.to_string()).await;
+        images.during(|| format!("can't get {}", self.image))
+    }
+
+    /// Where its objects are, if nowhere else.
+    async fn store(&self, tls: &Tls, server: Option<&HostPort>) -> Result<RemoteObjects, Failure> {
+        store(tls, server.unwrap_or(&self.image_server)).await
+    }
 }

@@ -1,6 +1,7 @@
 //! How hard an agent may work: shown and changed.
 
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 
 use dominator_core::filter::Filter;
 use dominator_core::port::{Agent, Boost, Reconfiguration};
@@ -13,6 +14,8 @@ use serde::Serialize;
 pub(crate) struct Limits {
     cpu_percent: u8,
     scan_speed_percent: u8,
+    network_speed_percent: u8,
+    network_bytes_per_second: Option<u64>,
     exclusions: Vec<String>,
 }
 
@@ -28,6 +31,8 @@ pub(crate) async fn configuration(agent: &dyn Agent) -> Result<Limits, Failure> 
     Ok(Limits {
         cpu_percent: configuration.cpu.get(),
         scan_speed_percent: configuration.scan_speed.get(),
+        network_speed_percent: configuration.network_speed.get(),
+        network_bytes_per_second: configuration.network_bytes.map(NonZeroU64::get),
         exclusions: match &configuration.exclusions {
             Filter::Lines(lines) => lines.lines().to_vec(),
             Filter::Empty | Filter::Sparse => Vec::new(),
@@ -56,6 +61,10 @@ impl Show for Limits {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "processors  {} %", self.cpu_percent)?;
         writeln!(out, "disk        {} %", self.scan_speed_percent)?;
+        writeln!(out, "network     {} %", self.network_speed_percent)?;
+        if let Some(bytes) = self.network_bytes_per_second {
+            writeln!(out, "network     {bytes} bytes/s")?;
+        }
         self.exclusions.iter().try_for_each(|line| writeln!(out, "left alone  {line}"))
     }
 }

@@ -13,6 +13,8 @@ use dominator_daemon::value::{HumanBytes, rfc3339_at};
 use dominator_daemon::{During, Failure};
 use serde::Serialize;
 
+use crate::condition::Condition;
+
 /// The answer to a poll.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Reply {
@@ -39,6 +41,9 @@ pub(crate) struct Reply {
     last_update_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     write_error: Option<String>,
+    /// Some of them.
+    update_failures: Vec<Remark>,
+    update_failure_count: u64,
     free_bytes: u64,
     unknown_count: u64,
     /// Some of them.
@@ -46,6 +51,8 @@ pub(crate) struct Reply {
     kept: Vec<String>,
     /// Some of them.
     corrupt: Vec<Corrupt>,
+    #[serde(flatten)]
+    condition: Condition,
 }
 
 /// How far the slow pass over everything is.
@@ -129,11 +136,15 @@ impl Reply {
             last_image: details.last_image.as_ref().map(ToString::to_string),
             last_update_error: details.last_update_error.clone(),
             write_error: details.write_error.clone(),
+            update_failures: details.update_failures.iter().map(remark).collect(),
+            update_failure_count: (details.update_failures.len() as u64)
+                .saturating_add(details.more_update_failures),
             free_bytes: status.free_space,
             unknown_count: status.unknown,
             unknown: details.facts.iter().map(remark).collect(),
             kept: details.kept.iter().map(ToString::to_string).collect(),
             corrupt: details.corruptions.iter().map(Corrupt::of).collect(),
+            condition: Condition::of(details),
         }
     }
 
@@ -186,7 +197,8 @@ impl Corrupt {
     }
 }
 
-fn time(time: Timestamp) -> String {
+/// A time, for people and programs.
+pub(crate) fn time(time: Timestamp) -> String {
     rfc3339_at(u64::try_from(time.seconds()).unwrap_or(0))
 }
 
@@ -207,13 +219,18 @@ impl Show for Reply {
             ("tree", &self.tree),
             ("view", &self.view),
             ("was made", &self.last_image),
-            ("last update", &self.last_update_error),
             ("unwritable", &self.write_error),
+            ("last update", &self.last_update_error),
         ];
         for (title, words) in lines {
             if let Some(words) = words {
                 writeln!(out, "{title:<11} {words}")?;
             }
+        }
+        self.update_failures.iter().try_for_each(|remark| writeln!(out, "            {remark}"))?;
+        let more = self.update_failure_count.saturating_sub(self.update_failures.len() as u64);
+        if more > 0 {
+            writeln!(out, "            and {more} more")?;
         }
         writeln!(out, "activity    {}", self.activity)?;
         writeln!(out, "free space  {}", HumanBytes(self.free_bytes))?;
@@ -222,6 +239,7 @@ impl Show for Reply {
         self.kept.iter().try_for_each(|path| writeln!(out, "kept        {path}"))?;
         self.corrupt
             .iter()
-            .try_for_each(|Corrupt { path, found, .. }| writeln!(out, "corrupt     {path}, found {found}"))
+            .try_for_each(|Corrupt { path, found, .. }| writeln!(out, "corrupt     {path}, found {found}"))?;
+        self.condition.text(out)
     }
 }

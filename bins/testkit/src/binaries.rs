@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::process::Outcome;
+
 /// What is tried here, as packages and as programs.
 const PROGRAMS: [&str; 9] = [
     "subd",
@@ -27,6 +29,18 @@ pub fn binary(name: &str) -> PathBuf {
     let path = directory.join(name);
     assert!(path.is_file(), "{} is not there", path.display());
     path
+}
+
+/// The recovery program, linked statically, as it is on machines.
+pub fn recovery_program() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let built = || {
+        let bins = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("invariant: testkit lies in bins");
+        let said = Outcome::of(&mut Command::new(bins.join("recover/build"))).success();
+        let (path, _size) = said.trim().rsplit_once(": ").expect("it says where it is, and its size");
+        bins.parent().expect("invariant: bins lies in the workspace").join(path)
+    };
+    PROGRAM.get_or_init(built).clone()
 }
 
 /// Cargo does not build the programs of other packages for a test.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use tempfile::TempDir;
 
 use crate::binaries::binary;
+use crate::network::Network;
 use crate::process::{Outcome, Process};
 
 /// The services a machine of a test may be reached by, each lab in a block of its own.
@@ -17,6 +18,7 @@ const BLOCK: u8 = 8;
 pub struct Lab {
     directory: TempDir,
     block: u8,
+    network: Option<PathBuf>,
 }
 
 /// A certificate with its key, and the authority to believe.
@@ -42,10 +44,19 @@ impl Certificate {
 impl Lab {
     /// A new lab with an authority `CA`.
     pub fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// The same in another network: all daemons and tools run in it, and its addresses are that network's.
+    pub fn in_network(network: &Network) -> Self {
+        Self::with(Some(network.namespace()))
+    }
+
+    fn with(network: Option<PathBuf>) -> Self {
         static LABS: AtomicU8 = AtomicU8::new(0);
         let block = LABS.fetch_add(1, Ordering::Relaxed);
         assert!(block < u8::MAX / BLOCK, "too many labs in one test program");
-        let lab = Self { directory: tempfile::tempdir().expect("a temporary directory"), block };
+        let lab = Self { directory: tempfile::tempdir().expect("a temporary directory"), block, network };
         lab.authority("CA");
         lab
     }
@@ -65,9 +76,12 @@ impl Lab {
         path
     }
 
-    /// An address of this lab, below 127.0.0.0/8: another for each number below 8.
+    /// An address of this lab, below 127.0.0.0/8 when it is in no other network: another for each number below 8.
     pub fn address(&self, number: u8) -> Ipv4Addr {
         assert!(number < BLOCK, "a lab has {BLOCK} addresses");
+        if self.network.is_some() {
+            return Ipv4Addr::new(192, 0, 2, number + 1);
+        }
         let [_, _, high, low] = std::process::id().to_be_bytes();
         // 127.0.*.* is left to others.
         Ipv4Addr::new(127, high.max(1), low, self.block * BLOCK + number + 1)
@@ -89,6 +103,10 @@ impl Lab {
         let mut command = Command::new(binary("make-cert"));
         command.current_dir(self.directory.path()).args([authority, name, "AUTO", user, methods]);
         Outcome::of(&mut command).success();
+        self.made(name)
+    }
+
+    fn made(&self, name: &str) -> Certificate {
         Certificate {
             certificate: self.path(format!("{name}.pem")),
             key: self.path(format!("{name}.key.pem")),
@@ -105,10 +123,21 @@ impl Lab {
 
     /// The command of a daemon with its certificate, state and address.
     pub fn daemon(&self, daemon: &str, certificate: &Certificate, listen: &str, state: &str) -> Command {
-        let mut command = Command::new(binary(daemon));
+        let mut command = self.command(daemon);
         certificate.flags(&mut command);
         command.args(["--listen", listen]).arg("--state-dir").arg(self.path(state));
         command
+    }
+
+    fn command(&self, program: &str) -> Command {
+        match &self.network {
+            None => Command::new(binary(program)),
+            Some(network) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={}", network.display())).arg("--").arg(binary(program));
+                command
+            }
+        }
     }
 
     /// An image server on the lab's first address, and that.
@@ -127,7 +156,11 @@ impl Lab {
     /// The same with these flags.
     pub fn subd_with(&self, number: u8, root: &Path, flags: &[&str]) -> Process {
         let (name, address) = (format!("subd{number}"), format!("{}:6969", self.address(number)));
-        let certificate = self.daemon_certificate("subd", &name);
+        // One that is started again has a certificate.
+        let certificate = match self.path(format!("{name}.pem")).exists() {
+            true => self.made(&name),
+            false => self.daemon_certificate("subd", &name),
+        };
         let mut command = self.daemon("subd", &certificate, &address, &format!("{name}-state"));
         command.arg("--root-dir").arg(root).args(flags);
         Process::start(&name, &mut command)
@@ -159,9 +192,24 @@ impl Lab {
         certificate: &Certificate,
         arguments: impl IntoIterator<Item = &'a str>,
     ) -> Outcome {
-        let mut command = Command::new(binary(name));
+        let mut command = self.command(name);
         certificate.flags(&mut command);
         Outcome::of(command.args(arguments))
+    }
+
+    /// Runs a tool that reads this.
+    pub fn tool_reading<'a>(
+        &self,
+        name: &str,
+        certificate: &Certificate,
+        arguments: impl IntoIterator<Item = &'a str>,
+        input: &str,
+    ) -> Outcome {
+        let input = self.write(&format!("{name}-input"), input);
+        let input = fs::File::open(&input).unwrap_or_else(|error| panic!("{}: {error}", input.display()));
+        let mut command = self.command(name);
+        certificate.flags(&mut command);
+        Outcome::of(command.args(arguments).stdin(input))
     }
 }
 

@@ -7,14 +7,26 @@
 #![allow(clippy::missing_panics_doc, reason = "it is the way tests fail")]
 
 mod binaries;
+mod computer;
+pub mod debian;
+mod holder;
+pub mod image;
 mod lab;
+mod machine;
+mod network;
 mod process;
 pub mod schema;
+mod stage;
 pub mod trees;
 
-pub use binaries::binary;
+pub use binaries::{binary, recovery_program};
+pub use computer::Computer;
+pub use image::Image;
 pub use lab::{Certificate, Lab};
+pub use machine::Machine;
+pub use network::Network;
 pub use process::{Outcome, Process};
+pub use stage::Stage;
 
 /// Whether tests that need root can run. Without root they say why they do not; where that must not happen (`CI` is
 /// set), they fail.

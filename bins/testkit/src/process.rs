@@ -4,11 +4,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 
-/// How long anything may take before a test is given up.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// How long anything may take before a test is given up: a computer under emulation, beside other tests on two cores, takes
+/// minutes to start.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
 /// What became of a program that ended.
 #[derive(Clone, Debug)]
@@ -81,20 +83,31 @@ struct Lines {
 impl Process {
     /// Starts a daemon that logs JSON, and waits until it listens.
     pub fn start(name: &str, command: &mut Command) -> Self {
-        command.args(["--log-format", "json"]).stdin(Stdio::null()).stderr(Stdio::piped());
+        let process = Self::watch(name, command.args(["--log-format", "json"]));
+        process.wait_for(0, "listening on", |line| line.contains("listening on "));
+        process
+    }
+
+    /// Starts any program that says on its standard error what it does.
+    pub(crate) fn watch(name: &str, command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stderr = child.stderr.take().expect("invariant: it was piped");
         let log = Arc::new(Log::default());
         let kept = Arc::clone(&log);
         let reader = std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
                 kept.change(|lines| lines.lines.push(line));
             }
             kept.change(|lines| lines.ended = true);
         });
-        let process = Self { name: name.into(), child, log, reader: Some(reader) };
-        process.wait_for(0, "listening on", |line| line.contains("listening on "));
-        process
+        Self { name: name.into(), child, log, reader: Some(reader) }
+    }
+
+    /// Its number among the processes of the machine.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// How many lines it has logged: where to wait for more from.
@@ -109,19 +122,30 @@ impl Process {
 
     /// Waits for a line after `mark` and returns it.
     pub fn wait_for(&self, mark: usize, what: &str, matches: impl Fn(&str) -> bool) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let said = self.says(mark, PATIENCE, matches);
+        said.unwrap_or_else(|all| panic!("{} did not say {what:?}:\n{}", self.name, all.join("\n")))
+    }
+
+    /// Waits so long for a line after `mark`, but not for one that ended.
+    ///
+    /// # Errors
+    /// All it has said instead.
+    pub(crate) fn says(
+        &self,
+        mark: usize,
+        limit: Duration,
+        matches: impl Fn(&str) -> bool,
+    ) -> Result<String, Vec<String>> {
+        let deadline = Instant::now() + limit;
         let mut lines = self.log.lock();
         loop {
             if let Some(line) = lines.lines.iter().skip(mark).find(|line| matches(line)) {
-                return line.clone();
+                return Ok(line.clone());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(
-                !left.is_zero() && !lines.ended,
-                "{} did not say {what:?}:\n{}",
-                self.name,
-                lines.lines.join("\n")
-            );
+            if left.is_zero() || lines.ended {
+                return Err(lines.lines.clone());
+            }
             (lines, _) = self.log.grown.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -139,6 +163,17 @@ impl Process {
         self.wait_for(mark, &format!("{message} {fields:?}"), says)
     }
 
+    /// Waits until it ended.
+    pub(crate) fn wait_until_ended(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.log.lock();
+        while !lines.ended {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{} does not end:\n{}", self.name, lines.lines.join("\n"));
+            (lines, _) = self.log.grown.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Makes it read its certificates again.
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
@@ -147,13 +182,24 @@ impl Process {
     /// Asks it to end, and waits for that.
     pub fn end(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        // Its log may be held open by what it started: only it itself tells that it ended.
+        let end =
+            pidfd_open(self.pid(), PidfdFlags::empty()).expect("a child that was not waited for is there");
+        let patience = Timespec::try_from(PATIENCE).expect("invariant: it is some minutes");
+        let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&patience));
+        let said = self.log_since(0).join("\n");
+        assert_eq!(ended, Ok(1), "{} was asked to end and does not:\n{said}", self.name);
         self.child.wait().expect("a child can be waited for")
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         // One that has ended already needs no signal.
-        kill_process(pid.expect("invariant: the kernel gives out process ids"), signal).ok();
+        kill_process(self.pid(), signal).ok();
+    }
+
+    fn pid(&self) -> Pid {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        pid.expect("invariant: the kernel gives out process ids")
     }
 }
 

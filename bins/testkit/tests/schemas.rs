@@ -24,7 +24,8 @@ fn commands(tool: &str) -> BTreeSet<String> {
     let help = Outcome::of(Command::new(binary(tool)).arg("-h")).success();
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let names = listed.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
-    names.filter(|name| *name != "help").map(|name| format!("{tool}-{name}")).collect()
+    // A shell prints what the commands in it print.
+    names.filter(|name| !["help", "shell"].contains(name)).map(|name| format!("{tool}-{name}")).collect()
 }
 
 /// The properties below a schema that nothing is said of, and the objects that allow what is not described.

@@ -26,14 +26,22 @@ fn every_json_result_is_as_its_schema_says() {
     dominator.wait_for_event(0, "status", &[("sub", "one"), ("status", "image not ready")]);
     let filter = lab.write("filter", "/srv(|/.*)$\n");
     let triggers = lab.write("triggers", r#"[{"MatchLines": ["/etc/.*"], "Service": "ssh"}]"#);
+    let health = lab.write("health", r#"{"Checks": [{"Name": "ssh runs", "Unit": "ssh.service"}]}"#);
     let got = lab.path("got");
     let open = lab.write("open", "/tmp\n/srv/.*\n");
-    let [filter, open, triggers, got] = [&filter, &open, &triggers, &got].map(|path| path.to_str().unwrap());
+    let [filter, open, triggers, health, got] =
+        [&filter, &open, &triggers, &health, &got].map(|path| path.to_str().unwrap());
     let [first, second] = [&trees[0], &trees[1]].map(|path| path.to_str().unwrap());
     let images = ["--image-server", &server, "--json"];
     let fleet = ["--dominator", &controller, "--json"];
-    let rows: [Row<'_>; 25] = [
-        ("imagetool-add", "imagetool", &images, &["add", "web/1", first, filter, triggers], 0),
+    let rows: [Row<'_>; 27] = [
+        (
+            "imagetool-add",
+            "imagetool",
+            &images,
+            &["add", "web/1", first, filter, triggers, "--health", health],
+            0,
+        ),
         ("imagetool-add", "imagetool", &images, &["add", "web/2", second, "", ""], 0),
         ("imagetool-list", "imagetool", &images, &["list"], 0),
         ("imagetool-show", "imagetool", &images, &["show", "web/1"], 0),
@@ -48,6 +56,8 @@ fn every_json_result_is_as_its_schema_says() {
         ("domtool-get-updates-state", "domtool", &fleet, &["get-updates-state"], 0),
         ("domtool-enable-updates", "domtool", &fleet, &["enable-updates"], 0),
         ("domtool-clear-safety-shutoff", "domtool", &fleet, &["clear-safety-shutoff", "one"], 0),
+        ("domtool-force-disruptive-update", "domtool", &fleet, &["force-disruptive-update", "one"], 0),
+        ("domtool-fast-update", "domtool", &fleet, &["fast-update", "one", "--timeout=50ms"], 1),
         ("subtool-poll", "subtool", &["--sub", &sub, "--json"], &["poll"], 0),
         ("subtool-boost-cpu-limit", "subtool", &["--sub", &sub, "--json"], &["boost-cpu-limit"], 0),
         ("subtool-boost-scan-limit", "subtool", &["--sub", &sub, "--json"], &["boost-scan-limit"], 0),
@@ -145,6 +155,9 @@ fn who_disabled_updates_and_why_can_be_asked_and_a_stranger_can_not_be_agreed_to
     assert!(told.starts_with("updates are disabled by alice since 2"), "{told}");
     assert!(told.ends_with("Z: row 7 burns\n"), "{told}");
     let stranger = tool(&["clear-safety-shutoff", "nobody"]);
+    assert_eq!(stranger.code(), Some(2), "{stranger:?}");
+    assert!(stranger.stderr.contains("no machine \"nobody\""), "{stranger:?}");
+    let stranger = tool(&["fast-update", "nobody"]);
     assert_eq!(stranger.code(), Some(2), "{stranger:?}");
     assert!(stranger.stderr.contains("no machine \"nobody\""), "{stranger:?}");
 }

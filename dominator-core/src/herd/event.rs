@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use thiserror::Error;
 
 use super::{Required, Status, Wanted};
 use crate::image::{Image, ImageName};
-use crate::object::ObjectId;
 use crate::path::ImagePath;
-use crate::plan::{Compared, Plan};
-use crate::port::{AgentError, Cause, FetchReport, MachineTraits, PollReply, PollRequest, UpdateReport};
+use crate::plan::{Compared, Needs, Plan};
+use crate::port::{
+    AgentError, Cause, Disruption, FetchReport, MachineTraits, PollReply, PollRequest, Reboot, UpdateReport,
+};
 use crate::tree::{Tree, TreeId};
 
 /// A point in time: how long after the runtime's beginning.
@@ -34,6 +35,9 @@ pub struct Settings {
     pub retry_min: Duration,
     /// The longest pause.
     pub retry_max: Duration,
+    /// The pause after a refusal for the sake of a certificate or of what it lists: only somebody who changes these can
+    /// mend it. When our own have changed, nothing is waited for.
+    pub refused: Duration,
 }
 
 impl Default for Settings {
@@ -43,6 +47,7 @@ impl Default for Settings {
             poll_wait: Duration::from_secs(30),
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(60),
+            refused: Duration::from_secs(600),
         }
     }
 }
@@ -55,6 +60,35 @@ pub enum Updates {
     Enabled,
     /// It is only looked at.
     Disabled,
+}
+
+/// Whether an operator agreed to a plan that deletes much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Safety {
+    /// Nobody did: such a plan is not carried out.
+    #[default]
+    Guarded,
+    /// They did, for one update.
+    ClearedOnce,
+}
+
+/// What an update may do to those who use the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leave {
+    /// Whether they are asked before they are disturbed.
+    pub disruption: Disruption,
+    /// Whether the machine may be restarted. A refusal holds until the machine is what it must be, something else is
+    /// wanted of it, or another [`FastUpdate`] says otherwise.
+    pub reboot: Reboot,
+}
+
+/// An operator waits for a machine: it is looked at and updated before its time and before others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FastUpdate {
+    /// What the update may do to those who use the machine.
+    pub leave: Leave,
+    /// Whether it may delete much.
+    pub safety: Safety,
 }
 
 /// What the runtime is to do. One call at a time: a [`Action::Poll`] takes the place of a poll that is still waiting,
@@ -72,10 +106,10 @@ pub enum Action {
     /// Compare the machine's tree with the required one, getting directories that differ; answer with
     /// [`Event::Compared`].
     Compare(Arc<Required>, Tree),
-    /// Make the agent fetch objects, given with their lengths in bytes; answer with [`Event::Fetched`].
-    Fetch(BTreeMap<ObjectId, u64>),
+    /// Make the agent fetch the objects of these needs; answer with [`Event::Fetched`].
+    Fetch(Needs),
     /// Make the agent carry out a plan made for that tree; answer with [`Event::Updated`].
-    Update(Arc<Required>, TreeId, Plan),
+    Update(Arc<Required>, TreeId, Plan, Leave),
     /// Make the agent drop fetched objects; answer with [`Event::CleanedUp`].
     CleanUp,
     /// Tell [`Event::Wake`] at that time, unless told otherwise before.
@@ -100,13 +134,21 @@ pub enum Event {
     /// Of [`Action::Fetch`].
     Fetched(Result<FetchReport, AgentError>),
     /// Of [`Action::Update`].
-    Updated(Result<UpdateReport, AgentError>),
+    Updated(Result<Box<UpdateReport>, AgentError>),
     /// Of [`Action::CleanUp`].
     CleanedUp(Result<(), AgentError>),
     /// Of [`Action::WakeAt`].
     Wake,
     /// An operator agrees to the plan that was found unsafe, once.
     ClearSafetyShutoff,
+    /// An operator wants the update made that waits for leave to disturb the machine's users, once.
+    ForceDisruption,
+    /// An operator waits for the machine. It is over as soon as [`Sub::is_hurried`](super::Sub::is_hurried) says so.
+    FastUpdate(FastUpdate),
+    /// Nobody waits for the machine any more.
+    NoHurry,
+    /// Our own certificate, or whom we believe, was replaced: whoever refused us, or was refused, is worth another try.
+    Renewed,
 }
 
 /// A comparison that could not be made.

@@ -5,11 +5,10 @@
 
 mod event;
 mod required;
-mod spread;
 mod status;
 mod sub;
 
-pub use event::{Action, CompareError, Event, Moment, Settings, SubInfo, Updates};
+pub use event::{Action, CompareError, Event, FastUpdate, Leave, Moment, Safety, Settings, SubInfo, Updates};
 pub use required::{Required, Wanted};
 pub use status::{BadStatus, Status};
 pub use sub::Sub;

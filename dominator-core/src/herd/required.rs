@@ -64,19 +64,19 @@ impl Required {
     pub fn is_sparse(&self) -> bool {
         self.view.only.is_some()
     }
-}
 
-/// What speaks against an update: a machine that loses more than half of what it has was given the wrong image, or an
-/// image that came out wrong.
-pub(super) fn danger(required: &Required, added: u64, deleted: u64) -> Option<String> {
-    let has = required.inodes.saturating_add(deleted).saturating_sub(added);
-    if required.is_sparse() {
-        None
-    } else if required.inodes < has / 2 {
-        Some(format!("the image has {} inodes, less than half of the machine's {has}", required.inodes))
-    } else if deleted > has / 2 {
-        Some(format!("{deleted} paths would be deleted, more than half of the machine's {has}"))
-    } else {
-        None
+    /// What speaks against an update that adds and deletes so many paths: a machine that loses more than half of what it
+    /// has was given the wrong image, or an image that came out wrong.
+    pub fn danger(&self, added: u64, deleted: u64) -> Option<String> {
+        let has = self.inodes.saturating_add(deleted).saturating_sub(added);
+        if self.is_sparse() {
+            None
+        } else if self.inodes < has / 2 {
+            Some(format!("the image has {} inodes, less than half of the machine's {has}", self.inodes))
+        } else if deleted > has / 2 {
+            Some(format!("{deleted} paths would be deleted, more than half of the machine's {has}"))
+        } else {
+            None
+        }
     }
 }

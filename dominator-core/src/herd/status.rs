@@ -5,7 +5,7 @@ use thiserror::Error;
 
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// How a machine stands, in the words of the reference. The strings are API: people and programs select by them.
+        /// How a machine stands, in the words of the reference, and one of our own. The strings are API: people and programs select by them.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Status {
             $($(#[$doc])* $name,)*
@@ -101,6 +101,8 @@ statuses! {
     FailedToUpdate = "update failed",
     /// The plan needs a reboot that was not wanted.
     RebootBlocked = "reboot blocked",
+    /// The image was found bad on this machine and is not tried again until it is forgiven.
+    BadImage = "bad image",
     /// It was updated and has not been scanned since.
     WaitingForNextFullPoll = "waiting for next full poll",
     /// It is what it must be.
@@ -108,6 +110,19 @@ statuses! {
 }
 
 impl Status {
+    /// Whether a certificate, or what it lists, stands in the way: nothing that passes by itself.
+    pub const fn is_refused(self) -> bool {
+        matches!(
+            self,
+            Self::MissingCertificate
+                | Self::BadCertificate
+                | Self::PollDenied
+                | Self::FetchDenied
+                | Self::PushDenied
+                | Self::UpdateDenied
+        )
+    }
+
     /// Whether the machine answered when it was last tried.
     pub const fn is_alive(self) -> bool {
         !matches!(
@@ -123,11 +138,6 @@ impl Status {
                 | Self::FailedToConnect
                 | Self::FailedToPoll
         )
-    }
-
-    /// Whether the machine is known to be what it must be.
-    pub const fn is_compliant(self) -> bool {
-        matches!(self, Self::Synced)
     }
 }
 
@@ -155,8 +165,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_the_references_39_statuses_with_a_text_each() {
-        assert_eq!(Status::ALL.len(), 39);
+    fn there_are_the_references_39_statuses_and_one_of_ours_with_a_text_each() {
+        assert_eq!(Status::ALL.len(), 40);
         for status in Status::ALL {
             assert_eq!(status.text().parse(), Ok(*status));
         }

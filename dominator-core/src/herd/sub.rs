@@ -1,16 +1,20 @@
+mod answers;
+mod hurry;
+mod orders;
+mod trouble;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::required::danger;
-use super::spread::Spread;
-use super::{Action, CompareError, Event, Moment, Required, Settings, Status, SubInfo, Updates, Wanted};
-use crate::path::ImagePath;
-use crate::plan::{Compared, Plan};
-use crate::port::{
-    Activity, AgentDetails, AgentError, AgentStatus, Chain, FetchReport, PollReply, PollRequest, Scanned,
-    StoreError, Unreachable, UpdateReport,
+use self::hurry::Hurry;
+use super::{
+    Action, CompareError, Event, Leave, Moment, Required, Safety, Settings, Status, SubInfo, Updates, Wanted,
 };
+use crate::backoff::Spread;
+use crate::path::ImagePath;
+use crate::plan::Plan;
+use crate::port::{AgentDetails, AgentError, AgentStatus, Chain, Disruption, PollRequest};
 use crate::tree::TreeId;
 
 /// The call that is being made.
@@ -32,13 +36,6 @@ enum Phase {
 enum Connection {
     Down,
     Up,
-}
-
-/// Whether an operator agreed to a plan that deletes much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Safety {
-    Guarded,
-    ClearedOnce,
 }
 
 /// What a comparison found acceptable: nothing needs doing although the trees differ.
@@ -101,6 +98,10 @@ pub struct Sub {
     pending: Option<Box<(TreeId, Plan)>>,
     accepted: Option<Box<Accepted>>,
     safety: Safety,
+    /// What the next update may do to those who use the machine.
+    leave: Leave,
+    /// The operator who waits for it.
+    hurry: Option<Box<Hurry>>,
     /// The wish changed while a call was being made.
     stale: bool,
     /// The machine was changed and has not been seen since.
@@ -108,6 +109,8 @@ pub struct Sub {
     /// Objects may be left over on the machine.
     leftover_objects: bool,
     failures: u32,
+    /// Whether what refused us while a call was made may not do so any more.
+    renewed: bool,
     last_poll: Moment,
     /// How many polls were made one right after the other.
     hasty_polls: u32,
@@ -134,10 +137,13 @@ impl Sub {
             pending: None,
             accepted: None,
             safety: Safety::Guarded,
+            leave: Leave::default(),
+            hurry: None,
             stale: false,
             updated: false,
             leftover_objects: false,
             failures: 0,
+            renewed: false,
             last_poll: Moment::default(),
             hasty_polls: 0,
             spread: Spread::default(),
@@ -192,6 +198,15 @@ impl Sub {
                     self.interrupt(now, out);
                 }
             }
+            Event::ForceDisruption => {
+                if matches!(self.status, Status::DisruptionRequested | Status::DisruptionDenied) {
+                    self.leave.disruption = Disruption::Force;
+                    self.interrupt(now, out);
+                }
+            }
+            Event::FastUpdate(order) => self.on_fast_update(now, order, out),
+            Event::NoHurry => self.hurry = None,
+            Event::Renewed => self.on_renewed(out),
             Event::Wake => {
                 if let Phase::Resting(connection) = self.phase {
                     self.resume(now, connection, out);
@@ -214,6 +229,8 @@ impl Sub {
                 self.rest(now, Status::ImageNotReady, Some(cause.to_string()), out)
             }
             Event::ViewSet(Ok(())) => self.poll(now, Duration::ZERO, out),
+            // Somebody has the machine for themselves, and looks through a view of their own.
+            Event::ViewSet(Err(AgentError::Refused(refusal))) => self.refused(now, &refusal, out),
             Event::ViewSet(Err(error)) => self.lost(now, &error, Status::FailedToPoll, out),
             Event::Compared(Ok(compared)) => self.on_compared(now, *compared, out),
             Event::Compared(Err(CompareError::Agent(error))) => self.on_compare_lost(now, &error, out),
@@ -238,7 +255,15 @@ impl Sub {
             self.required = None;
             self.accepted = None;
             self.safety = Safety::Guarded;
+            self.leave = Leave::default();
             self.failures = 0;
+            // Whoever wishes is not the machine, whatever it is up to.
+            self.hasty_polls = 0;
+        }
+        if !same_image && self.phase == Phase::Fetching {
+            // The poll takes the place of the call, and an agent that nobody waits for fetches no further.
+            self.phase = Phase::Polling;
+            self.pending = None;
         }
         (self.wanted, self.updates) = (wanted, updates);
         if self.status == Status::Unknown {
@@ -291,9 +316,14 @@ impl Sub {
     /// Polls now, or when it is time again. With `wait`, the agent answers when something changes.
     fn poll(&mut self, now: Moment, wait: Duration, out: &mut Vec<Action>) {
         let due = self.last_poll.after(self.settings.min_interval);
-        // The poll that is being made when the wish changes is replaced, whatever the time.
-        let hurried = self.hasty_polls >= Self::POLLS_WITHOUT_PAUSE && self.phase != Phase::Polling;
-        if now < due && (hurried || !wait.is_zero()) {
+        let (early, spent) = (now < due, self.hasty_polls >= Self::POLLS_WITHOUT_PAUSE);
+        let pause = if wait.is_zero() {
+            // The poll that is being made when the wish changes is replaced, whatever the time.
+            spent && self.phase != Phase::Polling
+        } else {
+            spent || !self.is_looking()
+        };
+        if early && pause {
             self.phase = Phase::Resting(Connection::Up);
             // The generation makes the poll that follows wait or answer at once, as the case may be.
             out.push(Action::WakeAt(due));
@@ -308,7 +338,13 @@ impl Sub {
             (false, true) => self.settings.poll_wait,
             (false, false) => wait,
         };
-        self.hasty_polls = if wait.is_zero() { self.hasty_polls.saturating_add(1) } else { 0 };
+        // Who was made to pause has not come to rest by pausing.
+        let rested = now >= due.after(self.settings.min_interval);
+        self.hasty_polls = match early || wait.is_zero() {
+            true => self.hasty_polls.saturating_add(1),
+            false if rested => 0,
+            false => self.hasty_polls,
+        };
         self.stale = false;
         self.phase = Phase::Polling;
         self.last_poll = now;
@@ -317,6 +353,11 @@ impl Sub {
             known: self.last.as_ref().map(|last| last.generation).filter(|_| !wait.is_zero()),
             wait,
         }));
+    }
+
+    /// Whether the machine looks at itself because of what it was just told: it answers when it has, once.
+    fn is_looking(&self) -> bool {
+        matches!(self.status, Status::SubNotReady | Status::WaitingForNextFullPoll)
     }
 
     /// Whether nothing is to be done until something changes.
@@ -329,301 +370,15 @@ impl Sub {
                 | Status::Fetching
                 | Status::Updating
                 | Status::ImageUndefined
+                // The machine tells when what stands against an update has gone.
+                | Status::BadImage
+                | Status::UpdatesDisabled
         ) && !self.stale
-    }
-
-    fn on_polled(&mut self, now: Moment, reply: PollReply, out: &mut Vec<Action>) {
-        self.tally.last_reply = Some(now);
-        let PollReply { scanned, status, details } = reply;
-        if self.last.as_ref().is_some_and(|last| last.instance != status.instance) {
-            // The agent began anew and may have been anything in between.
-            self.updated = false;
-            self.accepted = None;
-        }
-        self.last = Some(Last::of(&status, &details));
-        if let Some(error) = &details.write_error {
-            return self.rest(now, Status::Unwritable, Some(error.clone()), out);
-        }
-        match status.activity {
-            Activity::Fetching => return self.settle(now, Status::Fetching, out),
-            Activity::Updating => return self.settle(now, Status::Updating, out),
-            Activity::Idle => {}
-        }
-        let (name, image) = match &self.wanted {
-            Wanted::Undefined => return self.settle(now, Status::ImageUndefined, out),
-            Wanted::NotReady(_, why) => {
-                let why = why.clone();
-                return self.rest(now, Status::ImageNotReady, Some(why), out);
-            }
-            Wanted::Ready(name, image) => (name.clone(), Arc::clone(image)),
-        };
-        let suits = |required: &&Arc<Required>| required.traits == details.traits;
-        let Some(required) = self.required.as_ref().filter(suits).cloned() else {
-            self.phase = Phase::Requiring;
-            return out.push(Action::Require(name, image, Arc::clone(&details.traits)));
-        };
-        self.on_scanned(now, required, scanned, out);
-    }
-
-    fn on_scanned(&mut self, now: Moment, required: Arc<Required>, scanned: Scanned, out: &mut Vec<Action>) {
-        let tree = match scanned {
-            Scanned::Tree(tree) if tree.view == required.view_id => tree,
-            Scanned::NotYet if self.status == Status::FailedToUpdate => {
-                let detail = self.detail.take();
-                return self.rest(now, Status::FailedToUpdate, detail, out);
-            }
-            Scanned::NotYet if self.updated => return self.settle(now, Status::WaitingForNextFullPoll, out),
-            Scanned::NotYet => return self.not_ready(now, out),
-            Scanned::Tree(_) | Scanned::NeedView => {
-                self.phase = Phase::SettingView;
-                return out.push(Action::SetView(required));
-            }
-        };
-        self.updated = false;
-        let actual = tree.id();
-        let last = self.last.as_ref();
-        let recorded = self.is_recorded(&required);
-        let kept = last.map(|last| last.details.kept.clone()).unwrap_or_default();
-        let accepted = Some(Box::new(Accepted { required: required.tree_id, actual, kept }));
-        if recorded && (actual == required.tree_id || accepted == self.accepted) {
-            return self.synced(now, out);
-        }
-        if actual == required.tree_id {
-            // Nothing differs, but the machine does not know yet which image it is.
-            self.pending = Some(Box::new((actual, Plan::default())));
-            return self.on_plan(now, required, out);
-        }
-        self.phase = Phase::Comparing;
-        if self.status != Status::UpdatesDisabled && self.status != Status::UnsafeUpdate {
-            self.set(Status::ComputingUpdate, None);
-        }
-        self.pending = Some(Box::new((actual, Plan::default())));
-        out.push(Action::Compare(required, tree));
-    }
-
-    /// Whether the machine says itself that it was wholly made to be the image. One whose last update failed does not,
-    /// whatever its tree: a service may be owed its start. Another update, even an empty one, pays that.
-    fn is_recorded(&self, required: &Required) -> bool {
-        self.last.as_ref().is_some_and(|Last { details, .. }| {
-            let known = required.is_sparse() || details.last_image.as_ref() == Some(&required.name);
-            known && details.last_update_error.is_none()
-        })
-    }
-
-    fn on_compared(&mut self, now: Moment, compared: Compared, out: &mut Vec<Action>) {
-        let (Some((actual, _)), Some(required), false) =
-            (self.pending.take().map(|pending| *pending), self.required.clone(), self.stale)
-        else {
-            return self.poll(now, Duration::ZERO, out);
-        };
-        let kept = self.last.as_ref().map(|last| last.details.kept.clone()).unwrap_or_default();
-        let (plan, _) = compared.plan.without_kept(&kept);
-        if plan.is_empty() {
-            self.accepted = Some(Box::new(Accepted { required: required.tree_id, actual, kept }));
-            if self.is_recorded(&required) {
-                return self.synced(now, out);
-            }
-        }
-        if self.safety == Safety::Guarded
-            && self.updates == Updates::Enabled
-            && let Some(danger) = danger(&required, compared.added, compared.deleted)
-        {
-            return self.rest(now, Status::UnsafeUpdate, Some(danger), out);
-        }
-        self.pending = Some(Box::new((actual, plan)));
-        self.on_plan(now, required, out);
-    }
-
-    /// A plan is to be carried out, possibly an empty one that only records the image.
-    fn on_plan(&mut self, now: Moment, required: Arc<Required>, out: &mut Vec<Action>) {
-        let Some((_, plan)) = self.pending.as_deref() else { return self.poll(now, Duration::ZERO, out) };
-        if self.updates == Updates::Disabled {
-            let count = plan.operations.len();
-            return self.rest(
-                now,
-                Status::UpdatesDisabled,
-                Some(format!("{count} operations are held back")),
-                out,
-            );
-        }
-        let ungenerated = plan.paths().find(|path| required.computed.contains(*path));
-        if let Some(detail) = ungenerated.map(|path| format!("{path} has no generator")) {
-            return self.rest(now, Status::MissingComputedFile, Some(detail), out);
-        }
-        let objects = plan.objects();
-        if objects.is_empty() {
-            return self.send(now, out);
-        }
-        // Whether there is room for them only the agent can tell: it may have most of them from an earlier attempt.
-        self.phase = Phase::Fetching;
-        self.leftover_objects = true;
-        self.set(Status::Fetching, None);
-        out.push(Action::Fetch(objects));
-    }
-
-    fn on_fetched(&mut self, now: Moment, result: Result<FetchReport, AgentError>, out: &mut Vec<Action>) {
-        match result {
-            Ok(report) => {
-                self.tally.objects_fetched += report.objects;
-                self.send(now, out);
-            }
-            Err(AgentError::Denied(text)) => self.rest(now, Status::FetchDenied, Some(text), out),
-            Err(AgentError::NotNow(text)) => self.rest(now, Status::Locked, Some(text), out),
-            Err(error @ AgentError::Fetch(StoreError::NoSpace { .. })) => {
-                self.rest(now, Status::NotEnoughFreeSpace, Some(Chain(&error).to_string()), out);
-            }
-            Err(error) => self.lost(now, &error, Status::FailedToFetch, out),
-        }
-    }
-
-    fn send(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let (Some((base, plan)), Some(required), false) =
-            (self.pending.take().map(|pending| *pending), self.required.clone(), self.stale)
-        else {
-            return self.poll(now, Duration::ZERO, out);
-        };
-        self.phase = Phase::Updating;
-        self.safety = Safety::Guarded;
-        self.set(Status::Updating, None);
-        out.push(Action::Update(required, base, plan));
-    }
-
-    fn on_updated(&mut self, now: Moment, result: Result<UpdateReport, AgentError>, out: &mut Vec<Action>) {
-        match result {
-            Ok(report) if report.is_success() => {
-                self.tally.updates += 1;
-                self.failures = 0;
-                self.updated = true;
-                self.set(Status::WaitingForNextFullPoll, None);
-                self.poll(now, Duration::ZERO, out);
-            }
-            Ok(report) => self.rest(now, Status::FailedToUpdate, Some(failures(&report)), out),
-            Err(AgentError::Denied(text)) => self.rest(now, Status::UpdateDenied, Some(text), out),
-            Err(AgentError::NotNow(text)) => {
-                self.rest(now, not_now_status(&text), Some(text), out);
-            }
-            Err(error) => self.lost(now, &error, Status::FailedToUpdate, out),
-        }
-    }
-
-    fn on_compare_lost(&mut self, now: Moment, error: &AgentError, out: &mut Vec<Action>) {
-        if matches!(error, AgentError::Gone { .. } | AgentError::NotNow(_)) {
-            // The machine moved on while it was looked at.
-            self.rest(now, Status::WaitingToPoll, None, out);
-        } else {
-            self.lost(now, error, Status::FailedToPoll, out);
-        }
-    }
-
-    fn synced(&mut self, now: Moment, out: &mut Vec<Action>) {
-        self.tally.last_sync = Some(now);
-        self.failures = 0;
-        self.pending = None;
-        // It is what it must be as far as anybody can see, which is said.
-        let unknown = self.last.as_ref().map_or(0, |last| last.unknown);
-        let first = self.first_fact().unwrap_or_default();
-        let detail = (unknown > 0).then(|| format!("not looked at: {unknown}, first {first}"));
-        self.set(Status::Synced, detail);
-        if self.leftover_objects {
-            self.phase = Phase::CleaningUp;
-            return out.push(Action::CleanUp);
-        }
-        self.poll(now, self.settings.poll_wait, out);
-    }
-
-    /// The first thing the agent could not look at.
-    fn first_fact(&self) -> Option<String> {
-        let fact = self.last.as_ref()?.details.facts.first()?;
-        Some(format!("{}: {}", fact.path, fact.reason))
-    }
-
-    /// There is nothing to do until the machine changes.
-    fn settle(&mut self, now: Moment, status: Status, out: &mut Vec<Action>) {
-        self.set(status, None);
-        self.poll(now, self.settings.poll_wait, out);
-    }
-
-    /// There is no tree, and why there is none if the agent says so.
-    fn not_ready(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let detail = self.first_fact();
-        self.set(Status::SubNotReady, detail);
-        self.poll(now, self.settings.poll_wait, out);
-    }
-
-    /// There is something to do, but not now: look again after a pause that grows.
-    fn rest(&mut self, now: Moment, status: Status, detail: Option<String>, out: &mut Vec<Action>) {
-        self.set(status, detail);
-        self.pending = None;
-        self.phase = Phase::Resting(Connection::Up);
-        out.push(Action::WakeAt(now.after(self.pause())));
-    }
-
-    /// The call failed: say why, and connect again after a pause if the connection is to blame.
-    fn lost(&mut self, now: Moment, error: &AgentError, otherwise: Status, out: &mut Vec<Action>) {
-        let status = match error {
-            AgentError::Denied(_) => Status::PollDenied,
-            AgentError::Unreachable { why: Unreachable::BadCertificate, .. } => Status::BadCertificate,
-            AgentError::Unreachable { why: Unreachable::MissingCertificate, .. } => {
-                Status::MissingCertificate
-            }
-            AgentError::Unreachable { why, .. } if self.phase == Phase::Dialing => unreachable_status(*why),
-            // The other words are for connections that never were.
-            AgentError::Unreachable { .. } => otherwise,
-            AgentError::NotNow(_)
-            | AgentError::Gone { .. }
-            | AgentError::Fetch(_)
-            | AgentError::Protocol(_)
-            | AgentError::Failed { .. } => otherwise,
-        };
-        self.rest(now, status, Some(Chain(error).to_string()), out);
-        if matches!(error, AgentError::Unreachable { .. } | AgentError::Protocol(_)) {
-            self.phase = Phase::Resting(Connection::Down);
-        }
-    }
-
-    fn pause(&mut self) -> Duration {
-        let doubled = self.settings.retry_min.saturating_mul(1 << self.failures.min(20));
-        self.failures = self.failures.saturating_add(1);
-        self.spread.within(doubled.min(self.settings.retry_max), self.failures)
     }
 
     fn set(&mut self, status: Status, detail: Option<String>) {
         self.status = status;
         self.detail = detail;
+        self.end_hurry();
     }
-}
-
-/// An agent that can't carry an update out now says why at the beginning of its answer; reasons of its own may follow.
-fn not_now_status(text: &str) -> Status {
-    if text.starts_with(AgentError::DISRUPTION_PENDING) {
-        Status::DisruptionRequested
-    } else if text.starts_with(AgentError::DISRUPTION_DENIED) {
-        Status::DisruptionDenied
-    } else {
-        Status::Locked
-    }
-}
-
-fn unreachable_status(why: Unreachable) -> Status {
-    match why {
-        Unreachable::Dns => Status::DnsError,
-        Unreachable::Refused => Status::ConnectionRefused,
-        Unreachable::NoRoute => Status::NoRouteToHost,
-        Unreachable::Timeout => Status::ConnectTimeout,
-        Unreachable::MissingCertificate => Status::MissingCertificate,
-        Unreachable::BadCertificate => Status::BadCertificate,
-        Unreachable::Other => Status::FailedToConnect,
-    }
-}
-
-/// The first few things an update could not do.
-fn failures(report: &UpdateReport) -> String {
-    let paths = report.failures.iter().map(|failure| format!("{}: {}", failure.path, failure.reason));
-    let services = report.services.iter().filter_map(|outcome| {
-        outcome.error.as_ref().map(|error| format!("{} {}: {error}", outcome.action, outcome.service))
-    });
-    let all: Vec<_> = paths.chain(services).collect();
-    let more = all.len().saturating_sub(3);
-    let first = all.into_iter().take(3).collect::<Vec<_>>().join("; ");
-    if more == 0 { first } else { format!("{first}; and {more} more") }
 }

@@ -2,9 +2,13 @@
 
 mod diff;
 mod links;
+mod needs;
+mod summary;
 mod walk;
 
 pub use diff::{Compared, Comparison, DiffError};
+pub use needs::{Need, Needs};
+pub use summary::{PlanSummary, PlannedAction};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -97,8 +101,11 @@ pub struct Plan {
 
 impl Plan {
     const MAGIC: [u8; 4] = *b"DPL1";
-    /// The longest encoding accepted, in bytes: room for some ten million operations.
+    /// The longest encoding accepted, in bytes: room for as many operations as are accepted.
     pub const MAX_LEN: usize = 1024 * 1024 * 1024;
+    /// The most operations accepted: as many as a [`Comparison`] looks at. A deletion takes ten bytes here and many times
+    /// that in memory.
+    pub const MAX_OPERATIONS: usize = 5_000_000;
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
@@ -145,7 +152,11 @@ impl Plan {
     /// [`DecodeError`] when it is none. Whether the operations make sense shows when they are applied.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::open(bytes, Self::MAGIC, Self::MAX_LEN)?;
-        let operations = (0..r.count(7)?).map(|_| decode(&mut r)).collect::<Result<_, _>>()?;
+        let count = r.count(7)?;
+        if count > Self::MAX_OPERATIONS {
+            return Err(DecodeError::Invalid("more operations than any plan has"));
+        }
+        let operations = (0..count).map(|_| decode(&mut r)).collect::<Result<_, _>>()?;
         r.end()?;
         Ok(Self { operations })
     }
@@ -223,5 +234,24 @@ fn decode_entry(r: &mut Reader<'_>) -> Result<ImagePath, DecodeError> {
         Err(DecodeError::Invalid("an operation that would replace the root"))
     } else {
         Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_of_more_operations_than_any_plan_has_is_refused_before_it_takes_memory() {
+        let encoded = |count: usize| {
+            let mut w = Writer::begin(Plan::MAGIC);
+            w.count(count);
+            let delete = Operation::Delete { path: ImagePath::parse(b"/a").unwrap(), directory: false };
+            (0..count).for_each(|_| encode(&mut w, &delete));
+            w.finish()
+        };
+        let refused = Plan::decode(&encoded(Plan::MAX_OPERATIONS + 1));
+        assert_eq!(refused, Err(DecodeError::Invalid("more operations than any plan has")));
+        assert_eq!(Plan::decode(&encoded(1000)).map(|plan| plan.operations.len()), Ok(1000));
     }
 }

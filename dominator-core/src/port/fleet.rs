@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::Cause;
+use super::{Cause, DisruptionState};
+use crate::health::Probe;
 use crate::machine::{Machine, Mdb};
 use crate::object::ObjectId;
 use crate::path::ImagePath;
@@ -72,6 +73,84 @@ pub struct GenerateError {
 pub trait ServiceRunner: Send + Sync {
     /// Carries out `action` on `service` and waits for the end of it.
     fn run(&self, action: ServiceAction, service: &str) -> Result<(), ServiceError>;
+
+    /// How `service` stands. Who can't tell says so.
+    fn state(&self, _service: &str) -> ServiceState {
+        ServiceState::Unknown
+    }
+
+    /// Whether the machine was just started and services are still to come up. Who can't tell says no.
+    fn is_coming_up(&self) -> bool {
+        false
+    }
+
+    /// Whether anything comes of what is asked for. Who rules nothing pays no debts of others, and orders no restart that
+    /// somebody would wait for in vain.
+    fn rules(&self) -> Rules {
+        Rules::Services
+    }
+}
+
+/// What a [`ServiceRunner`] rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rules {
+    /// Services, and the machine they run on.
+    Services,
+    /// Nothing: all it is asked for is passed over.
+    Nothing,
+}
+
+/// How a service stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceState {
+    /// It could not be found out, was not asked, or is not decided yet.
+    #[default]
+    Unknown,
+    /// It runs.
+    Running,
+    /// It does not, as it should be, or there is no such service.
+    Stopped,
+    /// It does not, as it died or would not start.
+    Failed,
+}
+
+impl ServiceState {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Unknown, Self::Running, Self::Stopped, Self::Failed];
+
+    /// The word for it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Tries what health checks want tried. Synchronous, as it is called from within an update; several may run at once.
+pub trait Prober: Send + Sync {
+    /// Tries it once, for at most `limit`, and leaves nothing running.
+    ///
+    /// # Errors
+    /// [`Unhealthy`] when it is not as it must be, or that could not be found out.
+    fn probe(&self, probe: &Probe, limit: Duration) -> Result<(), Unhealthy>;
+}
+
+/// Why a probe failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Unhealthy {
+    /// There was no answer in time.
+    #[error("no answer within {} s", limit.as_secs_f64())]
+    Timeout {
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// The answer was another, or could not be had.
+    #[error("{0}")]
+    Wrong(String),
 }
 
 /// What can be done to a service.
@@ -83,6 +162,8 @@ pub enum ServiceAction {
     Stop,
     /// Make it read its configuration again.
     Reload,
+    /// Stop and start it.
+    Restart,
     /// Start the machine again.
     Reboot,
 }
@@ -94,6 +175,7 @@ impl ServiceAction {
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Reload => "reload",
+            Self::Restart => "restart",
             Self::Reboot => "reboot",
         }
     }
@@ -133,6 +215,9 @@ pub trait DisruptionGate: Send + Sync {
 
     /// Gives leave back: the disturbance is over or no longer wanted.
     async fn release(&self);
+
+    /// How it stands, from memory.
+    fn state(&self) -> DisruptionState;
 }
 
 /// What the gate says.

@@ -6,25 +6,37 @@
 
 mod agent;
 mod chain;
+mod condition;
 mod fleet;
 mod image;
 mod object;
 mod status;
+mod update;
 
 pub use agent::{
-    Agent, AgentDialer, AgentError, FetchReport, FetchRequest, PollRequest, ServiceOutcome, Unreachable,
-    UpdateReport, UpdateRequest,
+    Agent, AgentDialer, AgentError, FetchReport, FetchRequest, PollRequest, Refusal, Unreachable,
 };
 pub use chain::Chain;
+pub use condition::{
+    AgentMode, BadImage, DisruptionState, Lease, LockRequest, LockToken, Note, TrialStatus, Undoable,
+};
 pub use fleet::{
     ClusterStore, ClusterStoreError, ComputedFile, DisruptionGate, FileGenerator, GateAnswer, GenerateError,
-    MachineSource, MachineSourceError, Revision, ServiceAction, ServiceError, ServiceRunner,
+    MachineSource, MachineSourceError, Prober, Revision, Rules, ServiceAction, ServiceError, ServiceRunner,
+    ServiceState, Unhealthy,
 };
 pub use image::{ImageError, ImageStore};
-pub use object::{ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, StoreError, Verified};
+pub use object::{
+    ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, SourceFailure, StoreError, Verified,
+};
 pub use status::{
     Activity, AgentDetails, AgentStatus, BadPercent, Boost, Configuration, Corruption, MachineTraits, Pacing,
     PathFailure, Percent, PollReply, Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus, Works,
+};
+pub use update::{
+    Blame, Disruption, FileContents, ForgiveRequest, Reboot, RemovedConflicts, RestartRequest,
+    ServiceOutcome, TrialReason, UndoReason, UndoRequest, UpdateOutcome, UpdateRecord, UpdateReport,
+    UpdateRequest,
 };
 
 use std::error::Error;
@@ -39,6 +51,11 @@ impl Cause {
     /// Wraps an error.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Arc::from(error.into()))
+    }
+
+    /// The error that was wrapped, if it is one of that type.
+    pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
+        self.0.downcast_ref()
     }
 }
 

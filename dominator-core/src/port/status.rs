@@ -1,11 +1,13 @@
 use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use super::{AgentMode, BadImage, DisruptionState, Note, Refusal, TrialStatus, Undoable};
 use crate::filter::Filter;
 use crate::image::{Image, ImageName};
 use crate::inode::Timestamp;
@@ -121,6 +123,10 @@ pub struct AgentDetails {
     pub kept: BTreeSet<ImagePath>,
     /// How the last update of this run went, if it failed.
     pub last_update_error: Option<String>,
+    /// What that update could not do or take back, path by path; at most [`AgentDetails::MAX_FAILURES`].
+    pub update_failures: Vec<PathFailure>,
+    /// How many more there were.
+    pub more_update_failures: u64,
     /// The image the machine was last made to be, also by an earlier run of the agent.
     pub last_image: Option<ImageName>,
     /// Why the root can't be written to, if it can't.
@@ -134,13 +140,41 @@ pub struct AgentDetails {
     /// Files whose contents had changed although nobody changed them, the last ones found; at most
     /// [`AgentDetails::MAX_CORRUPTIONS`].
     pub corruptions: Vec<Corruption>,
+    /// What the agent was started to do.
+    pub mode: AgentMode,
+    /// What an administrator of the machine wrote when they stopped updates; nothing, when they didn't.
+    pub stopped: Option<String>,
+    /// Images that are not tried again, the last ones found; at most [`AgentDetails::MAX_BAD_IMAGES`].
+    pub bad_images: Vec<BadImage>,
+    /// The update that is in place and not judged yet.
+    pub trial: Option<TrialStatus>,
+    /// The update that can be taken back.
+    pub undoable: Option<Undoable>,
+    /// What somebody changed and undoing moved out of the way, some of it; at most [`AgentDetails::MAX_CONFLICTS`].
+    pub conflicts: Vec<ImagePath>,
+    /// How much more of it there is.
+    pub more_conflicts: u64,
+    /// The room all of it takes, in bytes. It stays until a person removes it.
+    pub conflict_bytes: u64,
+    /// Whether those who use the machine may be disturbed.
+    pub disruption: DisruptionState,
+    /// What the machine says of itself.
+    pub note: Option<Note>,
 }
 
 impl AgentDetails {
     /// How many facts are told at most.
     pub const MAX_FACTS: usize = 100;
+    /// How many failures of an update are told at most.
+    pub const MAX_FAILURES: usize = 100;
     /// How many corrupt files are told at most.
     pub const MAX_CORRUPTIONS: usize = 20;
+    /// How many bad images are told, and remembered, at most.
+    pub const MAX_BAD_IMAGES: usize = 20;
+    /// How many conflicts are told at most.
+    pub const MAX_CONFLICTS: usize = 100;
+    /// The longest words of whoever stopped updates, in bytes.
+    pub const MAX_STOPPED: usize = 200;
 
     /// Those of an agent that has not done anything yet.
     pub fn new(traits: Arc<MachineTraits>) -> Self {
@@ -149,13 +183,38 @@ impl AgentDetails {
             facts: Vec::new(),
             kept: BTreeSet::new(),
             last_update_error: None,
+            update_failures: Vec::new(),
+            more_update_failures: 0,
             last_image: None,
             write_error: None,
             traits,
             watch: not_tried(),
             beneath_mounts: not_tried(),
             corruptions: Vec::new(),
+            mode: AgentMode::Normal,
+            stopped: None,
+            bad_images: Vec::new(),
+            trial: None,
+            undoable: None,
+            conflicts: Vec::new(),
+            more_conflicts: 0,
+            conflict_bytes: 0,
+            disruption: DisruptionState::Anytime,
+            note: None,
         }
+    }
+
+    /// Why the machine would not become `image` now, or what it is asked to be if that has no name; nothing, if it would.
+    pub fn refusal(&self, image: Option<&ImageName>) -> Option<Refusal> {
+        if let Some(words) = &self.stopped {
+            return Some(Refusal::Stopped(words.clone()));
+        }
+        match self.mode {
+            mode @ (AgentMode::ReadOnly | AgentMode::UpdatesDisabled) => return Some(Refusal::Mode(mode)),
+            AgentMode::Normal | AgentMode::TriggersDisabled => {}
+        }
+        let bad = self.bad_images.iter().find(|bad| Some(&bad.image) == image)?;
+        Some(Refusal::BadImage { image: bad.image.clone(), why: bad.why.clone() })
     }
 }
 
@@ -247,6 +306,10 @@ pub struct Configuration {
     pub cpu: Percent,
     /// How much of the disk's speed scans take at most.
     pub scan_speed: Percent,
+    /// How much of the speed of the network interface towards a source fetches take at most.
+    pub network_speed: Percent,
+    /// How much they take at most, in bytes a second, whatever the interface can.
+    pub network_bytes: Option<NonZeroU64>,
     /// What the machine's operator wants left alone.
     pub exclusions: Filter,
 }
@@ -258,6 +321,10 @@ pub struct Reconfiguration {
     pub cpu: Option<Percent>,
     /// The share of the disk, if it is to change.
     pub scan_speed: Option<Percent>,
+    /// The share of the network, if it is to change.
+    pub network_speed: Option<Percent>,
+    /// The bytes a second that fetches take at most, if that is to change; 0 is no limit.
+    pub network_bytes: Option<u64>,
 }
 
 /// A limit to lift until the end of a scan: the one under way, or the next.

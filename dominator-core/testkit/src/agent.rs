@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::plan::Operation;
 use dominator_core::port::{
-    Agent, AgentDetails, AgentError, AgentStatus, Boost, Configuration, FetchReport, FetchRequest,
+    Agent, AgentDetails, AgentError, AgentStatus, Boost, Configuration, FetchReport, FetchRequest, LockToken,
     MachineTraits, ObjectSources, ObjectStore as _, Percent, PollReply, PollRequest, Reconfiguration,
-    ScanStatus, Scanned, StoreError, UpdateReport, UpdateRequest,
+    ScanStatus, Scanned, SourceFailure, StoreError, UpdateReport, UpdateRequest, Verified,
 };
 use dominator_core::tree::{Builder, Directories as _, DirectoryId, Snapshot};
 use dominator_core::trigger::Triggers;
@@ -113,6 +114,13 @@ impl FakeAgent {
     }
 }
 
+impl FakeAgent {
+    async fn fetch_from(&self, source: &str, wanted: Vec<ObjectId>) -> Result<Vec<Verified>, StoreError> {
+        let pieces = self.sources.source(source).await?.objects(wanted).await?;
+        self.fetched.add(pieces).await
+    }
+}
+
 #[async_trait]
 impl Agent for FakeAgent {
     async fn poll(&self, request: PollRequest) -> Result<PollReply, AgentError> {
@@ -125,7 +133,7 @@ impl Agent for FakeAgent {
         Ok(self.reply(&request))
     }
 
-    async fn set_view(&self, view: View) -> Result<ViewId, AgentError> {
+    async fn set_view(&self, view: View, _lock: Option<LockToken>) -> Result<ViewId, AgentError> {
         let id = view.id();
         self.change(|state| state.view = Some(view));
         Ok(id)
@@ -144,16 +152,24 @@ impl Agent for FakeAgent {
     }
 
     async fn fetch(&self, request: FetchRequest) -> Result<FetchReport, AgentError> {
-        let source = self.sources.source(&request.source).await.map_err(AgentError::Fetch)?;
-        let wanted = request.objects.iter().map(|(id, _)| *id).collect();
-        let pieces = source.objects(wanted).await.map_err(AgentError::Fetch)?;
-        let added = self.fetched.add(pieces).await.map_err(AgentError::Fetch)?;
-        let bytes = added.iter().map(|object| object.size()).sum();
-        Ok(FetchReport { objects: u64::try_from(added.len()).unwrap_or(u64::MAX), bytes })
+        let wanted: Vec<_> = request.needs.objects.keys().copied().collect();
+        let mut failed = Vec::new();
+        for source in request.sources {
+            match self.fetch_from(&source, wanted.clone()).await {
+                Ok(added) => {
+                    let objects = u64::try_from(added.len()).unwrap_or(u64::MAX);
+                    let bytes = added.iter().map(|object| object.size()).sum();
+                    let failed = failed.iter().map(ToString::to_string).collect();
+                    return Ok(FetchReport { objects, bytes, failed, ..FetchReport::default() });
+                }
+                Err(error) => failed.push(SourceFailure { source, object: None, error }),
+            }
+        }
+        Err(AgentError::Fetch(StoreError::Sources(failed)))
     }
 
     async fn update(&self, request: UpdateRequest) -> Result<UpdateReport, AgentError> {
-        for id in request.plan.objects().into_keys() {
+        for id in request.plan.needs().objects.into_keys() {
             if self.fetched.bytes(&id).is_none() {
                 return Err(AgentError::Fetch(StoreError::NotFound { id }));
             }
@@ -176,7 +192,7 @@ impl Agent for FakeAgent {
         Ok(UpdateReport { applied, ..UpdateReport::default() })
     }
 
-    async fn clean_up(&self) -> Result<(), AgentError> {
+    async fn clean_up(&self, _lock: Option<LockToken>) -> Result<(), AgentError> {
         Ok(())
     }
 
@@ -186,9 +202,11 @@ impl Agent for FakeAgent {
 
     async fn configure(&self, change: Reconfiguration) -> Result<(), AgentError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Configuration { cpu, scan_speed, .. } = &mut state.configuration;
+        let Configuration { cpu, scan_speed, network_speed, network_bytes, .. } = &mut state.configuration;
         *cpu = change.cpu.unwrap_or(*cpu);
         *scan_speed = change.scan_speed.unwrap_or(*scan_speed);
+        *network_speed = change.network_speed.unwrap_or(*network_speed);
+        *network_bytes = change.network_bytes.map_or(*network_bytes, NonZeroU64::new);
         Ok(())
     }
 
@@ -207,7 +225,13 @@ impl State {
             view: None,
             details: Arc::new(AgentDetails::new(Arc::new(traits))),
             details_version: 0,
-            configuration: Configuration { cpu: Percent::ALL, scan_speed: Percent::ALL, exclusions },
+            configuration: Configuration {
+                cpu: Percent::ALL,
+                scan_speed: Percent::ALL,
+                network_speed: Percent::ALL,
+                network_bytes: None,
+                exclusions,
+            },
             boosts: Vec::new(),
         }
     }

@@ -1,7 +1,10 @@
 //! Strategies for every value that has an encoding: all that can be built, and nothing that can't.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::time::Duration;
+
 use dominator_core::filter::{Filter, Lines};
+use dominator_core::health::{HealthCheck, HealthChecks, Probe};
 use dominator_core::image::Image;
 use dominator_core::inode::{Device, Inode, Kind, Mode, Timestamp, Why, Xattrs};
 use dominator_core::object::{Algorithm, ObjectId};
@@ -185,28 +188,59 @@ fn triggers() -> impl Strategy<Value = Triggers> {
     prop::collection::vec(trigger, 0..4).prop_map(|list| Triggers::new(list).unwrap())
 }
 
+pub(crate) fn health() -> impl Strategy<Value = HealthChecks> {
+    let probe = prop_oneof![
+        "[a-z.]{1,4}".prop_map(|unit| Probe::Unit(format!("u{unit}"))),
+        prop::collection::vec(".{0,4}", 0..3).prop_filter_map("a zero byte", |rest| {
+            let words = std::iter::once("/bin/é".to_owned()).chain(rest);
+            let words: Vec<_> = words.collect();
+            words.iter().all(|word| !word.contains('\0')).then_some(Probe::Command(words))
+        }),
+        "[a-z]{1,4}:[1-9]".prop_map(|address| Probe::Tcp(address.parse().unwrap())),
+        ("/[a-z?=]{0,4}", 100_u16..1000).prop_map(|(target, status)| Probe::Http {
+            url: format!("http://[::1]:8080{target}").parse().unwrap(),
+            status
+        }),
+        "/[a-zé]{1,4}".prop_map(|socket| Probe::Unix(ImagePath::parse(socket.as_bytes()).unwrap())),
+    ];
+    let check = (probe, 1_u64..5000, prop::option::of(any::<u32>()), 10_u64..5000);
+    (prop::collection::vec(check, 0..4), 5000_u64..3_600_000).prop_map(|(checks, deadline)| {
+        let checks =
+            checks.into_iter().enumerate().map(|(number, (probe, timeout, retries, delay))| HealthCheck {
+                timeout: Duration::from_millis(timeout),
+                retries,
+                delay: Duration::from_millis(delay),
+                ..HealthCheck::new(format!("check {number}"), probe)
+            });
+        HealthChecks::new(checks.collect(), Duration::from_millis(deadline)).unwrap()
+    })
+}
+
 pub(crate) fn images() -> impl Strategy<Value = Image> {
     let map = || prop::collection::btree_map("[a-zé]{0,4}", ".{0,6}", 0..4);
     let list = || prop::collection::vec("[a-z]{0,4}", 0..4);
-    let what = (trees(), filters(), triggers(), xattr_policies());
+    let what = (trees(), filters(), triggers(), health(), xattr_policies());
     let whose =
         ("[a-z]{0,8}", any::<u64>(), prop::option::of(prop_oneof![Just(0), any::<u64>()]), list(), list());
-    (what, whose, map(), map()).prop_map(|((tree, filter, triggers, xattrs), whose, annotations, tags)| {
-        let (created_by, created_on, expires_at, owner_users, owner_groups) = whose;
-        Image {
-            tree,
-            filter,
-            triggers,
-            xattrs,
-            created_by,
-            created_on,
-            expires_at,
-            annotations,
-            tags,
-            owner_users,
-            owner_groups,
-        }
-    })
+    (what, whose, map(), map()).prop_map(
+        |((tree, filter, triggers, health, xattrs), whose, annotations, tags)| {
+            let (created_by, created_on, expires_at, owner_users, owner_groups) = whose;
+            Image {
+                tree,
+                filter,
+                triggers,
+                health,
+                xattrs,
+                created_by,
+                created_on,
+                expires_at,
+                annotations,
+                tags,
+                owner_users,
+                owner_groups,
+            }
+        },
+    )
 }
 
 pub(crate) fn plans() -> impl Strategy<Value = Plan> {

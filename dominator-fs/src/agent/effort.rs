@@ -1,12 +1,13 @@
 //! How hard an agent works at looking, and the orders that change it.
 
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dominator_core::port::{Boost, Configuration, MachineTraits, Pacing, Percent, Reconfiguration};
 use dominator_core::view::View;
 
+use super::fetch::Patience;
 use super::memory::Memory;
 use crate::pace::{
     self, BytesPerSecond, DiskSpeed, Limits, Pacer, Pressure, PressureStatus, Priority, Share, SpeedSource,
@@ -21,12 +22,18 @@ pub struct Effort {
     pub cpu: Percent,
     /// How much of the disk's speed scans take at most. All is no limit.
     pub scan_speed: Percent,
+    /// How much of the speed of the network interface towards a source fetches take at most. All is no limit.
+    pub network_speed: Percent,
+    /// How much they take at most, in bytes a second.
+    pub network_bytes: Option<NonZeroU64>,
     /// How fast the disk is; measured at the first start, if not given.
     pub disk: Option<BytesPerSecond>,
     /// How the threads that scan rank among those of others.
     pub priority: Priority,
     /// In how much time everything is read again, whether it seems to have changed or not; never, if not given.
     pub scrub: Option<Duration>,
+    /// How slow a source of objects may be.
+    pub patience: Patience,
     /// After what time what was written is on the disk; as this kernel says, if not given. See
     /// [`Scanner::write_back_expiry`](crate::scan::Scanner::write_back_expiry).
     pub write_back_expiry: Option<Duration>,
@@ -38,9 +45,12 @@ impl Default for Effort {
         Self {
             cpu,
             scan_speed,
+            network_speed: Percent::ALL,
+            network_bytes: None,
             disk: None,
             priority: Priority::Inherited,
             scrub: None,
+            patience: Patience::default(),
             write_back_expiry: None,
         }
     }
@@ -69,6 +79,25 @@ impl Throttle {
     /// What threads that read keep to.
     pub(super) fn pacer(&self) -> Arc<Pacer> {
         Arc::clone(&self.pacer)
+    }
+
+    /// How much fetches take of a link that is as fast as this, or nobody knows how fast.
+    pub(super) fn network(&self, speed: Option<BytesPerSecond>) -> Option<BytesPerSecond> {
+        let held = self.lock();
+        let share = Share::new(held.effort.network_speed.get()).filter(|share| share.percent() < 100);
+        let of_link = share.zip(speed).map(|(share, speed)| speed.share(share));
+        let fixed = held.effort.network_bytes.and_then(|bytes| BytesPerSecond::new(bytes.get()));
+        of_link.into_iter().chain(fixed).min()
+    }
+
+    /// Whether fetches need to know how fast the network is.
+    pub(super) fn shares_network(&self) -> bool {
+        self.lock().effort.network_speed != Percent::ALL
+    }
+
+    /// How slow a source of objects may be.
+    pub(super) fn patience(&self) -> Patience {
+        self.lock().effort.patience
     }
 
     /// In how much time everything is read again.
@@ -114,6 +143,8 @@ impl Throttle {
         Configuration {
             cpu: held.effort.cpu,
             scan_speed: held.effort.scan_speed,
+            network_speed: held.effort.network_speed,
+            network_bytes: held.effort.network_bytes,
             exclusions: traits.exclusions.clone(),
         }
     }
@@ -122,6 +153,8 @@ impl Throttle {
         let mut held = self.lock();
         held.effort.cpu = change.cpu.unwrap_or(held.effort.cpu);
         held.effort.scan_speed = change.scan_speed.unwrap_or(held.effort.scan_speed);
+        held.effort.network_speed = change.network_speed.unwrap_or(held.effort.network_speed);
+        held.effort.network_bytes = change.network_bytes.map_or(held.effort.network_bytes, NonZeroU64::new);
         self.pacer.limit(held.limits());
         tracing::info!(cpu = %held.effort.cpu, scan_speed = %held.effort.scan_speed, "limits");
     }
@@ -196,7 +229,12 @@ mod tests {
         assert_eq!(throttle.pacing().disk, None);
         throttle.end_boost();
         assert_eq!(throttle.pacing().disk, Some(2_000_000));
-        throttle.configure(Reconfiguration { cpu: Percent::new(50), scan_speed: Some(Percent::ALL) });
+        let change = Reconfiguration {
+            cpu: Percent::new(50),
+            scan_speed: Some(Percent::ALL),
+            ..Reconfiguration::default()
+        };
+        throttle.configure(change);
         assert_eq!((throttle.pacing().disk, throttle.pacing().cpu), (None, Percent::new(50)));
     }
 }

@@ -10,8 +10,9 @@ use dominator_core::path::ImagePath;
 use dominator_core::port::{Chain, Corruption, ScanReach, ScrubStatus};
 
 use super::Shared;
+use super::memory::Memory;
 use super::state::Assignment;
-use crate::scan::{self, Cache, Clock, Scan, ScanError, Scanner, Scrub};
+use crate::scan::{self, Cache, CacheError, Clock, Scan, ScanError, Scanner, Scrub};
 
 /// What scans, and what they found so far.
 pub(super) struct Observer<'a> {
@@ -101,7 +102,12 @@ impl<'a> Observer<'a> {
 
     /// Looks at everything.
     pub(super) fn scan(&mut self, assignment: &Assignment) {
-        self.look(assignment, self.reach, |scanner, cache| scanner.rescan(cache, assignment.cancel()));
+        let memory = &self.shared.memory;
+        let mut save = |cache: &Cache| drop(kept(memory, cache));
+        self.look(assignment, self.reach, |scanner, cache| {
+            // Held back, the first one of a machine may take hours.
+            scanner.rescan_and_save(cache, assignment.cancel(), Self::SAVE, &mut save)
+        });
     }
 
     /// Looks only into `directories`.
@@ -124,6 +130,11 @@ impl<'a> Observer<'a> {
         look: impl FnOnce(&Scanner, &mut Cache) -> Result<Scan, ScanError>,
     ) {
         let shared = self.shared;
+        let installed = shared.take_installed();
+        if !installed.is_empty() {
+            self.cache.learn(installed);
+            self.unsaved = true;
+        }
         let scanner = shared.throttle.scanner(shared.root.clone(), Arc::clone(assignment.view()));
         let outcome = outcome(|| look(&scanner, &mut self.cache));
         self.unsaved |= !matches!(&outcome, Outcome::Done(scan) if scan.bytes_hashed == 0);
@@ -167,8 +178,7 @@ impl<'a> Observer<'a> {
         let (unsaved, went_on) = (std::mem::take(&mut self.unsaved), std::mem::take(&mut self.went_on));
         self.saved = Instant::now();
         let memory = &self.shared.memory;
-        if unsaved && let Err(error) = memory.remember_scan(&self.cache) {
-            tracing::warn!(error = %Chain(&error), "what scans found can't be kept: the next agent reads it all again");
+        if unsaved && kept(memory, &self.cache).is_err() {
             return;
         }
         // After the cache: what was found would be in neither.
@@ -184,6 +194,12 @@ impl Scrubbing {
         let (done, total) = self.scrub.progress();
         Some(ScrubStatus { done, total, began: self.scrub.began()?, corruptions: self.corruptions })
     }
+}
+
+fn kept(memory: &Memory, cache: &Cache) -> Result<(), CacheError> {
+    memory.remember_scan(cache).inspect_err(|error| {
+        tracing::warn!(error = %Chain(error), "what scans found can't be kept: the next agent reads it all again");
+    })
 }
 
 /// What came of a scan.

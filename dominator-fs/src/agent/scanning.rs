@@ -9,7 +9,7 @@ use super::Shared;
 use super::hints::{Hints, Where};
 use super::listen::Listener;
 use super::observer::Observer;
-use super::order::Inherited;
+use super::recovery::Inherited;
 use super::state::{Assignment, Due, Next};
 use crate::watch::Changes;
 
@@ -40,6 +40,7 @@ impl ScanThread {
 impl Drop for ScanThread {
     fn drop(&mut self) {
         self.shared.lock().stop();
+        self.shared.served.end();
         self.shared.bell.ring();
         if let Some(thread) = self.thread.take() {
             // It has nothing to say; a panic in it was reported when it happened.
@@ -50,7 +51,7 @@ impl Drop for ScanThread {
 
 /// Looks at everything again and again, and in between where changes are seen.
 struct ScanLoop<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     interval: Duration,
     /// When everything is looked at next.
     due: Instant,
@@ -69,7 +70,7 @@ enum Task {
 }
 
 impl<'a> ScanLoop<'a> {
-    fn new(shared: &'a Shared, interval: Duration) -> Self {
+    fn new(shared: &'a Arc<Shared>, interval: Duration) -> Self {
         // Before the first scan: what is changed behind its back is seen.
         let (listener, watch) = Listener::open(&shared.bell, &shared.root);
         shared.tell(|state| state.set_watch(watch));
@@ -81,6 +82,7 @@ impl<'a> ScanLoop<'a> {
     }
 
     fn run(mut self) {
+        self.shared.take_note();
         while let Some(task) = self.wait() {
             match task {
                 Task::Scan(assignment) => {
@@ -104,6 +106,9 @@ impl<'a> ScanLoop<'a> {
             }
             // Also when nothing can be scanned: a controller sends no view to a machine it takes for unwritable.
             self.shared.look_at_the_disk_if_idle();
+            if let Some(inherited) = Inherited::found(self.shared) {
+                inherited.repay();
+            }
             self.due = Instant::now() + self.interval;
         }
         self.observer.close();

@@ -6,13 +6,16 @@ use bytes::Bytes;
 use dominator_core::image::ImageName;
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
+use dominator_core::plan::Needs;
 use dominator_core::port::{
     Activity, AgentDetails, AgentError, AgentStatus, Corruption, MachineTraits, PathFailure, ScanReach,
-    ScanStatus, Scanned, ScrubStatus, Works,
+    ScanStatus, Scanned, ScrubStatus, UndoReason, UpdateOutcome, UpdateReport, Works,
 };
 use dominator_core::tree::{Directories, DirectoryId, Snapshot};
 use dominator_core::view::{View, ViewId};
 
+use super::condition::Condition;
+use super::fetch::Stop;
 use crate::scan::{Cancel, Scan};
 
 /// Everything an answer is made of.
@@ -38,7 +41,9 @@ pub(super) struct State {
     scan_error: Option<String>,
     kept: BTreeSet<ImagePath>,
     activity: Activity,
-    last_update_error: Option<String>,
+    /// What is fetched, and how that is ended.
+    fetching: Option<(Arc<Needs>, Stop)>,
+    last_update: Option<Shortfall>,
     last_image: Option<ImageName>,
     free_space: u64,
     write_error: Option<String>,
@@ -48,6 +53,51 @@ pub(super) struct State {
     scrub: Option<ScrubStatus>,
     /// The last ones found.
     corruptions: Vec<Corruption>,
+    /// What stands in the way of updates, and what is known of the last one.
+    condition: Condition,
+}
+
+/// What an update did not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shortfall {
+    /// In one line.
+    pub(super) error: String,
+    /// Path by path: what could not be done, or is not as before.
+    pub(super) failures: Vec<PathFailure>,
+}
+
+impl Shortfall {
+    pub(super) fn new(error: String, failures: Vec<PathFailure>) -> Self {
+        for PathFailure { path, reason } in failures.iter().take(AgentDetails::MAX_FAILURES) {
+            tracing::warn!(%path, reason, "not updated");
+        }
+        Self { error, failures }
+    }
+
+    /// Nothing, if all was done and stays.
+    pub(super) fn of(image: Option<&ImageName>, report: &UpdateReport) -> Option<Self> {
+        if let UpdateOutcome::Undone { why, detail, failures } = &report.outcome {
+            if *why == UndoReason::Asked && failures.is_empty() {
+                return None;
+            }
+            let image = image.map(|image| format!(" to {image}")).unwrap_or_default();
+            let error = format!("the update{image} was taken back: {why}: {detail}");
+            return Some(Self::new(error, failures.clone()));
+        }
+        let paths = report.failures.iter().map(|failure| format!("{}: {}", failure.path, failure.reason));
+        // What had failed before and fails again is as before.
+        let failed = report.services.iter().filter(|service| service.is_failure());
+        let services = failed.filter_map(|service| {
+            service.error.as_ref().map(|error| format!("{} {}: {error}", service.action, service.service))
+        });
+        let mut all = paths.chain(services);
+        let first = all.next()?;
+        let error = match all.count() {
+            0 => first,
+            more => format!("{first}, and {more} more"),
+        };
+        Some(Self::new(error, report.failures.clone()))
+    }
 }
 
 /// A scan that may begin.
@@ -114,7 +164,8 @@ impl State {
             scan_error: None,
             kept: BTreeSet::new(),
             activity: Activity::Idle,
-            last_update_error: None,
+            fetching: None,
+            last_update: None,
             last_image,
             free_space: 0,
             write_error: None,
@@ -123,6 +174,7 @@ impl State {
             beneath_mounts,
             scrub: None,
             corruptions: Vec::new(),
+            condition: Condition::default(),
         };
         state.advance();
         state
@@ -194,16 +246,19 @@ impl State {
             path: fact.path.clone(),
             reason: format!("{}: {}", fact.why, fact.detail),
         });
+        let failures = self.last_update.as_ref().map(|last| &last.failures[..]).unwrap_or_default();
         AgentDetails {
             facts: whole.chain(facts).take(AgentDetails::MAX_FACTS).collect(),
             kept: self.kept.clone(),
-            last_update_error: self.last_update_error.clone(),
+            last_update_error: self.last_update.as_ref().map(|last| last.error.clone()),
+            update_failures: failures.iter().take(AgentDetails::MAX_FAILURES).cloned().collect(),
+            more_update_failures: failures.len().saturating_sub(AgentDetails::MAX_FAILURES) as u64,
             last_image: self.last_image.clone(),
             write_error: self.write_error.clone(),
-            traits: Arc::clone(&self.traits),
             watch: self.watch.clone(),
             beneath_mounts: self.beneath_mounts.clone(),
             corruptions: self.corruptions.clone(),
+            ..self.condition.told(AgentDetails::new(Arc::clone(&self.traits)))
         }
     }
 
@@ -310,6 +365,23 @@ impl State {
 
     pub(super) fn end(&mut self) {
         self.activity = Activity::Idle;
+        self.fetching = None;
+    }
+
+    /// The order under way is a fetch that can be ended.
+    pub(super) fn fetches(&mut self, needs: Arc<Needs>, stop: Stop) {
+        self.fetching = Some((needs, stop));
+    }
+
+    /// Ends the fetch under way, if there is one of something else. Says whether its end is to be waited for.
+    pub(super) fn end_fetch_but_of(&self, wanted: Option<&Needs>) -> bool {
+        match &self.fetching {
+            Some((needs, stop)) if wanted != Some(&**needs) => {
+                stop.say();
+                true
+            }
+            Some(_) | None => false,
+        }
     }
 
     /// What an update is checked against: the view and the last scan.
@@ -326,20 +398,58 @@ impl State {
         self.scan_wanted = true;
     }
 
-    pub(super) fn updated(&mut self, kept: impl IntoIterator<Item = ImagePath>, error: Option<String>) {
+    pub(super) fn updated(
+        &mut self,
+        kept: impl IntoIterator<Item = ImagePath>,
+        shortfall: Option<Shortfall>,
+    ) {
         // Those of earlier updates too, which a plan names only once: the next scan drops what is held no longer.
         self.kept.extend(kept);
-        self.last_update_error = error;
+        self.last_update = shortfall;
         self.forget_scan();
     }
 
-    /// What an update before this agent's life left undone.
-    pub(super) fn inherited(&mut self, error: String) {
-        self.last_update_error = Some(error);
+    /// What is kept, and under which view.
+    pub(super) fn kept(&self) -> Option<(ViewId, &BTreeSet<ImagePath>)> {
+        self.view_id().map(|view| (view, &self.kept))
     }
 
-    pub(super) fn made(&mut self, image: ImageName) {
-        self.last_image = Some(image);
+    /// What an agent before this one kept: the first scan drops what is held no longer.
+    pub(super) fn still_kept(&mut self, kept: BTreeSet<ImagePath>) {
+        self.kept = kept;
+    }
+
+    /// What an update that was cut off left undone, beside what is told of it already.
+    pub(super) fn inherited(&mut self, shortfall: Shortfall) {
+        self.last_update = Some(match self.last_update.take() {
+            Some(Shortfall { error, failures }) => {
+                Shortfall { error: format!("{error}; besides, {}", shortfall.error), failures }
+            }
+            None => shortfall,
+        });
+    }
+
+    /// Which image the machine is, as far as anybody knows.
+    pub(super) fn made(&mut self, image: Option<ImageName>) {
+        self.last_image = image;
+    }
+
+    pub(super) fn instance(&self) -> u64 {
+        self.instance
+    }
+
+    pub(super) fn condition(&mut self) -> &mut Condition {
+        &mut self.condition
+    }
+
+    /// Why an image is not tried again; nothing, if it may be.
+    pub(super) fn why_bad(&self, image: &ImageName) -> Option<String> {
+        self.condition.bad_images.iter().find(|bad| bad.image == *image).map(|bad| bad.why.clone())
+    }
+
+    /// Whether the root could be written to when that was tried last.
+    pub(super) fn is_writable(&self) -> bool {
+        self.write_error.is_none()
     }
 
     /// Whether anybody need know. Room changes all the time, and is no news.

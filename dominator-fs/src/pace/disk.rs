@@ -147,7 +147,7 @@ fn of_device(device: &Device) -> io::Result<BytesPerSecond> {
 }
 
 /// So many bytes in so much time, unless there were none.
-pub(super) fn rate(bytes: u64, time: Duration) -> Option<BytesPerSecond> {
+pub(crate) fn rate(bytes: u64, time: Duration) -> Option<BytesPerSecond> {
     let rate = u128::from(bytes) * 1_000_000_000 / time.as_nanos().max(1);
     BytesPerSecond::new(u64::try_from(rate).unwrap_or(u64::MAX))
 }

@@ -12,6 +12,8 @@ pub(crate) mod direct;
 mod disk;
 mod limits;
 mod meter;
+#[cfg(feature = "tokio")]
+pub(crate) mod network;
 mod pressure;
 mod sample;
 
@@ -26,6 +28,8 @@ use self::meter::{Cost, PacerId};
 use self::pressure::{Factors, Watcher};
 use crate::scan::Cancel;
 
+#[cfg(feature = "tokio")]
+pub(crate) use self::disk::rate;
 pub use self::disk::{DiskSpeed, DiskSpeedError, SpeedSource};
 pub use self::limits::{BytesPerSecond, Limits, Pressure, Priority, Share};
 

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::contents::Partly;
 use super::identity::{FileKey, key_of};
+use super::installed::Installed;
 use super::known::Known;
 use super::stored::{self, Stored};
 use crate::publish::{self, Durable, Replace};
@@ -33,6 +34,8 @@ pub struct Cache {
     pub(super) top: Option<Arc<Known>>,
     /// Files that a scan which was cancelled did not come to the end of.
     pub(super) partly: Vec<Partly>,
+    /// Files that are not to be opened to know what they contain, until a scan of everything has come by.
+    pub(super) installed: Option<Arc<Installed>>,
 }
 
 /// A cache that can't be kept or used. Nothing is lost with it but time: start with an empty one.
@@ -68,7 +71,7 @@ impl Cache {
         if of != key_of(&root::inode_of(root)?) {
             return Err(CacheError::OtherRoot);
         }
-        Ok(Self { root: Some(of), view, top, partly: Vec::new() })
+        Ok(Self { root: Some(of), view, top, ..Self::default() })
     }
 
     /// Saves it as `name` in the directory `dir`, where it replaces the last one as a whole. It is written to `name`
@@ -112,11 +115,18 @@ impl Cache {
         same_top && (self.root, self.view) == (earlier.root, earlier.view)
     }
 
+    /// Knows from now on what files contain that were just put in place, in place of those of the time before. Those that
+    /// are still as [`Installed`] says are not opened by the next scan of everything; they are read once more after the
+    /// write-back expiry.
+    pub fn learn(&mut self, installed: Installed) {
+        self.installed = (!installed.is_empty()).then(|| Arc::new(installed));
+    }
+
     /// Forgets everything if this is another root than the last time.
     pub(super) fn bind(&mut self, root: &Root) -> io::Result<()> {
         let key = key_of(&root::inode_of(root)?);
         if self.root != Some(key) {
-            *self = Self { root: Some(key), ..Self::default() };
+            *self = Self { root: Some(key), installed: self.installed.take(), ..Self::default() };
         }
         Ok(())
     }

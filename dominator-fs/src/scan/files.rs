@@ -80,7 +80,8 @@ impl<'a> Walk<'a> {
     {
         let old = here.pending.old.as_ref();
         let (place, entry) = match candidate {
-            Candidate::New(name, FileType::RegularFile) => {
+            // One that was put in place just now need not be opened, and a look tells.
+            Candidate::New(name, FileType::RegularFile) if self.looker.installed.is_none() => {
                 return Ok(Sifted::Work(Work { name, stat: None, before: None, object: None }));
             }
             Candidate::New(name, _) => return self.stat(scope, here, name, None),

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dominator_core::inode::{Device, Inode, Kind, Mode, Timestamp, Why, Xattrs};
 use dominator_core::object::ObjectId;
@@ -13,9 +13,11 @@ use dominator_core::view::XattrPolicy;
 use rustix::fs::{FileType, OFlags, Statx};
 use rustix::io::Errno;
 
+use super::cache::Cache;
 use super::contents::{Partly, read_on};
 use super::freshness::Moment;
 use super::identity::{FileKey, Freshness, Identity, Links, mtime_of, type_of};
+use super::installed::Installed;
 use super::walk::lock;
 use super::{Cancel, Progress, ScanError, Scanner};
 use crate::pace::Pacer;
@@ -64,10 +66,12 @@ pub(super) struct Looker<'a> {
     linked: Mutex<HashMap<FileKey, (Identity, Inode)>>,
     /// Files an earlier scan, or this one, did not come to the end of.
     pub(super) partly: Mutex<Vec<Partly>>,
+    /// Files that need not be opened.
+    pub(super) installed: Option<Arc<Installed>>,
 }
 
 impl<'a> Looker<'a> {
-    pub(super) fn new(scanner: &'a Scanner, cancel: &'a Cancel, partly: Vec<Partly>) -> Self {
+    pub(super) fn new(scanner: &'a Scanner, cancel: &'a Cancel, cache: &mut Cache) -> Self {
         Self {
             root: &scanner.root,
             policy: scanner.view.xattrs,
@@ -78,7 +82,8 @@ impl<'a> Looker<'a> {
             opened: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             linked: Mutex::default(),
-            partly: Mutex::new(partly),
+            partly: Mutex::new(std::mem::take(&mut cache.partly)),
+            installed: cache.installed.clone(),
         }
     }
 
@@ -147,7 +152,13 @@ impl<'a> Looker<'a> {
         if let (Some((before, _)), Some(object)) = (same, subject.object)
             && before.freshness == Freshness::Settled
         {
-            return Ok(self.same_contents(subject, stat, object));
+            return Ok(self.contents(subject, stat, object, Freshness::Settled));
+        }
+        // One that was looked at since it was put in place is read like all others.
+        if same.is_none()
+            && let Some(object) = self.installed.as_ref().and_then(|installed| installed.contents(stat))
+        {
+            return Ok(self.contents(subject, stat, object, Freshness::Fresh));
         }
         self.file(subject, moment)
     }
@@ -228,10 +239,10 @@ impl<'a> Looker<'a> {
     }
 
     /// A regular file whose contents are known already.
-    fn same_contents(&self, subject: &Subject<'_>, stat: &Statx, object: ObjectId) -> Found {
+    fn contents(&self, subject: &Subject<'_>, stat: &Statx, object: ObjectId, freshness: Freshness) -> Found {
         let mtime = mtime(stat).map_err(Setback::of)?;
         let kind = Kind::Regular { mtime, size: stat.stx_size, object };
-        self.attributes_of(subject, stat, kind, Freshness::Settled)
+        self.attributes_of(subject, stat, kind, freshness)
     }
 
     fn without_opening(&self, subject: &Subject<'_>, stat: &Statx, moment: Moment) -> Found {

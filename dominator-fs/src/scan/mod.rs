@@ -43,6 +43,7 @@ mod contents;
 mod files;
 mod freshness;
 mod identity;
+mod installed;
 mod known;
 mod known_files;
 mod listing;
@@ -55,6 +56,8 @@ mod walk;
 pub use cache::{Cache, CacheError};
 pub use freshness::Clock;
 pub(crate) use identity::{FileKey, Identity};
+pub use installed::Installed;
+pub(crate) use scrub::OnDisk;
 pub use scrub::{Corruption, Scrub, Step};
 
 use std::collections::BTreeSet;
@@ -153,7 +156,23 @@ impl Scanner {
     /// # Errors
     /// As [`Self::scan`].
     pub fn rescan(&self, cache: &mut Cache, cancel: &Cancel) -> Result<Scan, ScanError> {
-        self.go(cache, None, cancel)
+        self.go(cache, None, cancel, None)
+    }
+
+    /// As [`Self::rescan`], and calls `save` after `every`, after twice that, and so on, with what is known by then: who
+    /// keeps that loses at most half of the work when the process dies. For each call everything is walked through once
+    /// more, but nothing is read again that was read; as the pauses grow, that costs no more than the scan itself.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn rescan_and_save(
+        &self,
+        cache: &mut Cache,
+        cancel: &Cancel,
+        every: Duration,
+        save: &mut dyn FnMut(&Cache),
+    ) -> Result<Scan, ScanError> {
+        self.go(cache, None, cancel, Some(Saver { every, save }))
     }
 
     /// As [`Self::rescan`], but looks only into `directories` and what is new or changed below them; all else is taken
@@ -168,7 +187,7 @@ impl Scanner {
         cancel: &Cancel,
     ) -> Result<Scan, ScanError> {
         let in_view = directories.iter().filter(|path| self.view.reaches(path)).cloned();
-        self.go(cache, Some(in_view.collect()), cancel)
+        self.go(cache, Some(in_view.collect()), cancel, None)
     }
 
     fn go(
@@ -176,24 +195,37 @@ impl Scanner {
         cache: &mut Cache,
         mut only: Option<BTreeSet<ImagePath>>,
         cancel: &Cancel,
+        mut saver: Option<Saver<'_>>,
     ) -> Result<Scan, ScanError> {
         /// Who moves things about all the time gets a whole scan.
         const ROUNDS: usize = 8;
-        let began = Instant::now();
+        let (began, everything) = (Instant::now(), only.is_none());
         cache.bind(&self.root).map_err(|source| ScanError::Root { source })?;
         // This thread's part, at the end, counts from here.
         self.pacer.pace(cancel);
         let pool = self.pool()?;
         let (mut bytes_hashed, mut files_opened) = (0, 0);
-        for round in 1.. {
-            let walked = self.walk(&pool, cache, only.take(), cancel);
+        let mut round = 0;
+        loop {
+            let part = saver.as_ref().map_or_else(|| cancel.clone(), |saver| cancel.after(saver.every));
+            let walked = self.walk(&pool, cache, only.clone(), &part);
             bytes_hashed += walked.bytes_hashed;
             files_opened += walked.files_opened;
+            if let (Err(ScanError::Cancelled), Some(saver)) = (&walked.end, &mut saver)
+                && !cancel.is_cancelled()
+            {
+                saver.save(cache);
+                continue;
+            }
             walked.end?;
+            round += 1;
             if walked.also.is_empty() {
                 break;
             }
             only = (round < ROUNDS).then_some(walked.also);
+        }
+        if everything {
+            cache.installed = None;
         }
         let told = || io::Error::other("the scan came to its end and found nothing out of it");
         let top = cache.top.as_mut().ok_or_else(|| ScanError::Root { source: told() })?;
@@ -234,7 +266,7 @@ impl Scanner {
         let basis = if cache.view == Some(view) { Basis::Entries } else { Basis::Contents };
         let whole = only.is_none();
         let walk = Walk {
-            looker: Looker::new(self, cancel, std::mem::take(&mut cache.partly)),
+            looker: Looker::new(self, cancel, cache),
             view: &self.view,
             basis,
             clock: &self.clock,
@@ -258,6 +290,20 @@ impl Scanner {
         also.extend(cache.top.iter().flat_map(|top| agree::others(top, &walked.linked)));
         let (bytes_hashed, files_opened) = (looker.bytes.into_inner(), looker.opened.into_inner());
         Round { end: walked.end, also, bytes_hashed, files_opened }
+    }
+}
+
+/// Who is told now and then what is known so far.
+struct Saver<'a> {
+    every: Duration,
+    save: &'a mut dyn FnMut(&Cache),
+}
+
+impl Saver<'_> {
+    fn save(&mut self, cache: &Cache) {
+        (self.save)(cache);
+        // The walk that comes now begins at the beginning: it must come further than the last one.
+        self.every = self.every.saturating_mul(2);
     }
 }
 
@@ -325,17 +371,26 @@ impl fmt::Display for Fact {
 
 /// Ends a scan early, from any thread. Clones are one and the same.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    told: Arc<AtomicBool>,
+    /// When it ends in any case.
+    at: Option<Instant>,
+}
 
 impl Cancel {
     /// Ends the scan, and every later one this is given to.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.told.store(true, Ordering::Relaxed);
     }
 
     /// Whether the scan is to end.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.told.load(Ordering::Relaxed) || self.at.is_some_and(|at| at <= Instant::now())
+    }
+
+    /// The same, which besides ends by itself after `time`.
+    fn after(&self, time: Duration) -> Self {
+        Self { told: Arc::clone(&self.told), at: Instant::now().checked_add(time) }
     }
 }
 

@@ -21,7 +21,8 @@ use dominator_core::path::ImagePath;
 use rustix::io::Errno;
 
 use self::pass::{Pass, Position};
-use self::reading::{OnDisk, is_medium};
+pub(crate) use self::reading::OnDisk;
+use self::reading::is_medium;
 use super::cache::Cache;
 use super::identity::{FileKey, Freshness, Identity, Links};
 use super::known_files::KnownFile;

@@ -1,5 +1,6 @@
 //! Objects by their digest: `ab/<the other 62 digits>`, written once and never changed.
 
+mod proven;
 mod read;
 mod write;
 
@@ -18,16 +19,18 @@ use dominator_core::object::ObjectId;
 use dominator_core::port::{Cause, StoreError};
 use rustix::fs::OFlags;
 
+use self::proven::Proven;
 use super::home::{self, Home};
 use crate::publish;
-use crate::root;
+use crate::root::{self, Statx};
 use crate::seam::{At, Kernel, Seam};
 
 /// A directory of objects. Clones share it; all of its methods may be called from many threads at once.
 ///
 /// What is added is hashed on the way in and is there only when its digest was right and a power cut could no longer
 /// take it away. What is read is hashed on the way out: an object that went bad on the disk is never handed out whole,
-/// but moved to `quarantine/`, so that it can be added again.
+/// but moved to `quarantine/`, so that it can be added again. Only to those who hash what they get anyway is it sent unhashed,
+/// for an hour after it was hashed here, as long as it is the same file.
 #[derive(Clone)]
 pub struct ObjectStore(Arc<Inner>);
 
@@ -38,6 +41,7 @@ struct Inner {
     temporary: OwnedFd,
     quarantine: OwnedFd,
     serial: AtomicU64,
+    proven: Proven,
     /// Held while names appear in or vanish from the shards, so that nothing good is ever taken for the bad object
     /// that was there before.
     naming: Mutex<()>,
@@ -87,6 +91,7 @@ impl ObjectStore {
             temporary,
             quarantine,
             serial: AtomicU64::new(0),
+            proven: Proven::default(),
             naming: Mutex::new(()),
         };
         Ok(Self(Arc::new(inner)))
@@ -98,7 +103,7 @@ impl ObjectStore {
     /// [`StoreError::Failed`] when that can't be found out.
     pub fn size(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
         match self.handle(id, OFlags::PATH) {
-            Ok((_, size)) => Ok(Some(size)),
+            Ok((_, stat)) => Ok(Some(stat.stx_size)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(format!("object {id} can't be looked up"), error)),
         }
@@ -109,8 +114,8 @@ impl ObjectStore {
     /// # Errors
     /// [`StoreError::NotFound`] when it is not here, [`StoreError::Failed`] when it can't be opened.
     pub fn open_object(&self, id: &ObjectId) -> Result<ObjectReader, StoreError> {
-        let (file, size) = self.readable(id)?;
-        Ok(ObjectReader::new(self.clone(), *id, size, file))
+        let (file, stat) = self.readable(id)?;
+        Ok(ObjectReader::new(self.clone(), *id, stat, file))
     }
 
     /// Reads a whole object of at most `limit` bytes.
@@ -128,8 +133,22 @@ impl ObjectStore {
     /// # Errors
     /// As [`ObjectStore::open_object`]; [`StoreError::Corrupt`] when it went bad on the disk.
     pub fn map(&self, id: &ObjectId) -> Result<MappedObject, StoreError> {
-        let (file, size) = self.readable(id)?;
-        MappedObject::new(self, *id, size, &file)
+        let (file, stat) = self.readable(id)?;
+        MappedObject::new(self, *id, &stat, &file)
+    }
+
+    /// Opens an object from `offset` on, and says how long all of it is. Nobody verifies it: for who hashes the whole, of
+    /// which the beginning is elsewhere.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::open_object`].
+    #[cfg(feature = "tokio")]
+    pub(super) fn open_rest(&self, id: &ObjectId, offset: u64) -> Result<(File, u64), StoreError> {
+        let (file, stat) = self.readable(id)?;
+        let mut file = File::from(file);
+        io::Seek::seek(&mut file, io::SeekFrom::Start(offset))
+            .map_err(|error| failed(format!("object {id} can't be read from {offset} on"), error))?;
+        Ok((file, stat.stx_size))
     }
 
     /// Begins to add an object of `size` bytes that is said to be `id`.
@@ -162,7 +181,7 @@ impl ObjectStore {
         open().map_err(|error| failed("no file to spool to could be made", error))
     }
 
-    fn readable(&self, id: &ObjectId) -> Result<(OwnedFd, u64), StoreError> {
+    fn readable(&self, id: &ObjectId) -> Result<(OwnedFd, Statx), StoreError> {
         self.handle(id, OFlags::RDONLY | OFlags::NONBLOCK).map_err(|error| {
             if error.kind() == io::ErrorKind::NotFound {
                 StoreError::NotFound { id: *id }
@@ -172,7 +191,7 @@ impl ObjectStore {
         })
     }
 
-    fn handle(&self, id: &ObjectId, flags: OFlags) -> io::Result<(OwnedFd, u64)> {
+    fn handle(&self, id: &ObjectId, flags: OFlags) -> io::Result<(OwnedFd, Statx)> {
         let (shard, rest) = split(id);
         let path = format!("{shard}/{rest}");
         let file = home::beneath(&self.0.home, path.as_bytes(), flags | OFlags::NOFOLLOW | OFlags::CLOEXEC)?;
@@ -180,7 +199,7 @@ impl ObjectStore {
         if !rustix::fs::FileType::from_raw_mode(stat.stx_mode.into()).is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
         }
-        Ok((file, stat.stx_size))
+        Ok((file, stat))
     }
 
     fn shard(&self, shard: u8) -> io::Result<OwnedFd> {

@@ -6,7 +6,7 @@ use dominator_core::plan::Plan;
 use dominator_core::port::{Chain, ServiceOutcome, ServiceRunner, UpdateReport};
 use dominator_core::view::View;
 
-use super::{UpdateError, Updater};
+use super::{Journalled, Update, UpdateError, Updater};
 use crate::service::{Activation, Debt};
 
 /// Where it is noted what is owed to services, for whoever comes after this process.
@@ -31,7 +31,7 @@ impl Ledger for RefCell<Vec<Debt>> {
 pub struct ActivatedError {
     /// Why.
     pub error: UpdateError,
-    /// What was done to services: those that were stopped were started again, if that was possible.
+    /// What was done to services: those that were stopped were started again, if that was possible, and right.
     pub services: Vec<ServiceOutcome>,
 }
 
@@ -56,8 +56,10 @@ impl From<UpdateError> for ActivatedError {
 }
 
 impl Updater {
-    /// Prepares, stops services, swaps, commits, and starts services. Those that were stopped run again however it ends,
-    /// as far as they can; what is owed to them is in `ledger` from before the first is stopped.
+    /// Stages, journals, stops services, swaps, commits, and starts services. Those that were stopped run again however it
+    /// ends, as far as they can, unless only some of the paths are changed: what is owed to them is in `ledger` from before
+    /// the first is stopped, and stays there. `note` is for whoever opens the root next, should this process not come to the
+    /// end.
     ///
     /// # Errors
     /// [`ActivatedError`].
@@ -65,33 +67,60 @@ impl Updater {
         &mut self,
         plan: &Plan,
         view: &View,
+        note: &[u8],
         activation: &Activation,
         services: &dyn ServiceRunner,
         ledger: &dyn Ledger,
     ) -> Result<UpdateReport, ActivatedError> {
-        let staged = self.prepare(plan, view)?;
-        let owed = activation.owed();
-        if !owed.is_empty()
-            && let Err(error) = ledger.note(&owed)
-        {
-            staged.abandon()?;
-            return Err(UpdateError::Work(error).into());
+        let prepared = match plan.is_empty() && !self.is_unfinished() {
+            true => None,
+            false => Some(self.begin(plan, view)?.stage()?.journal(note, None)?),
+        };
+        activate(prepared, activation, services, ledger)
+    }
+}
+
+/// Stops services, makes the update that was prepared, if there is one, and starts services again. What is owed to them is in
+/// `ledger` before the first is stopped, and what still is when all were tried.
+///
+/// # Errors
+/// [`ActivatedError`]: services run as before, as far as they can; but where only some of the paths are changed, none is
+/// started.
+pub(crate) fn activate(
+    prepared: Option<Update<'_, Journalled>>,
+    activation: &Activation,
+    services: &dyn ServiceRunner,
+    ledger: &dyn Ledger,
+) -> Result<UpdateReport, ActivatedError> {
+    let owed = activation.owed();
+    if !owed.is_empty()
+        && let Err(error) = ledger.note(&owed)
+    {
+        prepared.map_or(Ok(()), Update::<Journalled>::abandon)?;
+        return Err(UpdateError::Work(error).into());
+    }
+    let mut outcomes = activation.stop(services);
+    let made = prepared.map(|prepared| prepared.swap().and_then(Update::commit)).transpose();
+    if let Err(error @ UpdateError::HalfMade { changed: 1.., .. }) = made {
+        // Nothing is started with half of the files: it is owed, to be paid when they are of one kind again.
+        return Err(ActivatedError { error, services: outcomes });
+    }
+    outcomes.extend(match &made {
+        // For all anybody knows it is in place; the journal says so or not to whoever opens the root next.
+        Ok(_) | Err(UpdateError::NotDurable(_)) => activation.start(services),
+        Err(_) => activation.restore(services),
+    });
+    let unpaid = Debt::unpaid(&outcomes);
+    if owed != unpaid
+        && let Err(error) = ledger.note(&unpaid)
+    {
+        tracing::warn!(error = %Chain(&error), "what is owed to services can't be noted; some may be started once more, or never");
+    }
+    match made {
+        Ok(committed) => {
+            let report = committed.map(|committed| committed.report).unwrap_or_default();
+            Ok(UpdateReport { services: outcomes, ..report })
         }
-        let mut outcomes = activation.stop(services);
-        let made = staged.swap().and_then(|swapped| swapped.commit());
-        outcomes.extend(match &made {
-            Ok(_) | Err(UpdateError::NotDurable(_)) => activation.start(services),
-            Err(_) => activation.restore(services),
-        });
-        let unpaid = Debt::unpaid(&outcomes);
-        if owed != unpaid
-            && let Err(error) = ledger.note(&unpaid)
-        {
-            tracing::warn!(%error, "what is owed to services can't be noted; some may be started once more, or never");
-        }
-        match made {
-            Ok(committed) => Ok(UpdateReport { services: outcomes, ..committed.report }),
-            Err(error) => Err(ActivatedError { error, services: outcomes }),
-        }
+        Err(error) => Err(ActivatedError { error, services: outcomes }),
     }
 }

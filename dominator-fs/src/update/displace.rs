@@ -1,11 +1,11 @@
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use dominator_core::path::{ImagePath, Name};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Dir, Mode, OFlags, ResolveFlags};
 
-use crate::root::{Root, inode_at, is_directory, names_in};
+use crate::root::{Root, inode_at, is_directory};
 
 /// Looks through a directory that is to be displaced as a whole, which `path` is or was the path of, for anything the
 /// plan does not delete: what is protected, what is not in view, what came since the scan, where something is mounted.
@@ -20,17 +20,23 @@ pub(super) fn held_by(
     let mut waiting: Vec<(Vec<u8>, ImagePath)> = vec![(b".".to_vec(), path.clone())];
     while let Some((relative, path)) = waiting.pop() {
         let here = open_below(dir, &relative)?;
-        for raw in names_in(here.as_fd())? {
-            let below = Name::parse(&raw).ok().and_then(|name| path.join(&name).ok());
+        // One by one: it may hold millions that the plan knows nothing of.
+        for entry in Dir::read_from(&here)? {
+            let entry = entry?;
+            let raw = entry.file_name().to_bytes();
+            if matches!(raw, b"." | b"..") {
+                continue;
+            }
+            let below = Name::parse(raw).ok().and_then(|name| path.join(&name).ok());
             let Some(below) = below.filter(|below| deleted.contains(below)) else {
-                return Ok(Some(format!("{path} holds {:?}", String::from_utf8_lossy(&raw))));
+                return Ok(Some(format!("{path} holds {:?}", String::from_utf8_lossy(raw))));
             };
-            let stat = inode_at(&here, &raw)?;
+            let stat = inode_at(&here, raw)?;
             if root.is_elsewhere(&stat) {
                 return Ok(Some(format!("something is mounted at {below}")));
             }
             if is_directory(stat.stx_mode) {
-                waiting.push(([relative.as_slice(), b"/", &raw].concat(), below));
+                waiting.push(([relative.as_slice(), b"/", raw].concat(), below));
             }
         }
     }

@@ -9,10 +9,10 @@ use crate::root::{Statx, xattrs_at, xattrs_itself};
 use crate::seam::{At, Seam};
 
 /// What of metadata an update may touch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
-    ownership: Ownership,
-    xattrs: XattrPolicy,
+    pub(super) ownership: Ownership,
+    pub(super) xattrs: XattrPolicy,
 }
 
 impl Rules {
@@ -22,15 +22,15 @@ impl Rules {
 }
 
 /// The metadata of one inode.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// Nothing for a symbolic link.
-    mode: Option<Mode>,
-    uid: u32,
-    gid: u32,
-    xattrs: Xattrs,
+    pub(super) mode: Option<Mode>,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) xattrs: Xattrs,
     /// Nothing for what keeps none here: directories and symbolic links.
-    mtime: Option<Timestamp>,
+    pub(super) mtime: Option<Timestamp>,
 }
 
 impl Attributes {
@@ -69,6 +69,15 @@ impl Attributes {
         })
     }
 
+    /// Whether these are as they must be, as far as the rules let them be touched.
+    pub(crate) fn meet(&self, wanted: &Self, rules: Rules) -> bool {
+        let owned = match rules.ownership {
+            Ownership::Kept => (self.uid, self.gid) == (wanted.uid, wanted.gid),
+            Ownership::Ignored => true,
+        };
+        owned && (self.mode, &self.xattrs, self.mtime) == (wanted.mode, &wanted.xattrs, wanted.mtime)
+    }
+
     /// The same, but open to its owner.
     pub(crate) fn accessible(&self) -> Self {
         let open = |mode: Mode| Mode::from_st_mode(u32::from(mode.bits()) | 0o700);
@@ -82,13 +91,29 @@ impl Attributes {
     }
 }
 
+/// What extended attributes a new inode has already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Present {
+    Nothing,
+    Unknown,
+}
+
 /// Gives a new inode, which only we can reach, its metadata. The owner comes first: `chown` takes set-uid bits and
 /// capabilities away, and a set-uid bit must never meet the wrong owner. The time comes last.
-pub(crate) fn dress(seam: &dyn Seam, at: At<'_>, wanted: &Attributes, rules: Rules) -> io::Result<()> {
+pub(crate) fn dress(
+    seam: &dyn Seam,
+    at: At<'_>,
+    present: Present,
+    wanted: &Attributes,
+    rules: Rules,
+) -> io::Result<()> {
     if rules.ownership == Ownership::Kept {
         seam.chown(at, wanted.uid, wanted.gid)?;
     }
-    let present = xattrs_at(at.dir, at.name, rules.xattrs)?;
+    let present = match present {
+        Present::Nothing => Xattrs::default(),
+        Present::Unknown => xattrs_at(at.dir, at.name, rules.xattrs)?,
+    };
     set_xattrs(seam, at, &present, &wanted.xattrs)?;
     if let Some(mode) = wanted.mode {
         seam.chmod(at, mode)?;

@@ -1,52 +1,77 @@
-//! Applying plans: everything new is staged beside the tree and made durable, then each path changes in one step, then
-//! what was displaced is removed.
+//! Applying plans: everything new is staged beside the tree and made durable, what is going to be done is journalled, then
+//! each path changes in one step. It can be undone until it is cleaned up.
 //!
 //! ```text
-//! Updater::prepare → Staged::swap → Swapped::commit → UpdateReport
+//! Updater::begin → Fetched → stage → Staged → journal → Journalled → swap → Swapped → commit → Committed
 //! ```
 //!
 //! A path is always as it was or as it must be, whoever looks. What can't be done to one path is reported and the rest
 //! goes on; what makes going on wrong (no space, a file-system that became read-only, input/output errors) undoes what
 //! was done. Nothing outside the view is ever touched, whatever the plan says.
 //!
-//! A power cut between swap and commit leaves some paths old and some new, never one torn; the next scan finds out.
+//! Whatever a crash cuts off is finished or undone by [`Updater::open`], before anything else, by what the journal says and
+//! by looking at each path.
 
 mod activated;
+mod afterwards;
 mod commit;
+mod conflicts;
+mod contents;
 mod displace;
+mod error;
+mod fetched;
+mod id;
+mod journal;
+mod lift;
+mod lifted;
+mod local;
 mod metadata;
 mod objects;
+mod parents;
+mod prove;
+mod recover;
 mod salvage;
 mod stage;
+mod step;
 mod swap;
+mod trial;
+mod typestate;
 mod undo;
 mod work;
+mod writers;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use dominator_core::inode::Mode;
-use dominator_core::object::ObjectId;
-use dominator_core::path::ImagePath;
 use dominator_core::plan::Plan;
-use dominator_core::port::{PathFailure, UpdateReport};
+use dominator_core::port::UpdateReport;
 use dominator_core::view::View;
-use rustix::io::Errno;
-use thiserror::Error;
 
+#[cfg(feature = "tokio")]
+pub(crate) use activated::activate;
 pub use activated::{ActivatedError, Ledger};
-pub use commit::{Committed, Swapped};
-pub use objects::{FreeSpace, Intake, ObjectCache};
+pub use afterwards::Afterwards;
+pub use conflicts::Conflicts;
+pub use error::UpdateError;
+pub use journal::{JournalError, Totals};
+pub use local::Local;
+pub use objects::{FreeSpace, Intake, ObjectCache, Resumed, Taken};
+pub use recover::Recovery;
 pub use salvage::{Likeness, Salvage, SalvageError, Salvaged, Survey};
-pub use stage::Staged;
+pub use trial::{BootId, Judged, Kept, Pending, Reason, Trial, When};
+pub use typestate::{Committed, Fetched, Journalled, Staged, Swapped, Update};
+pub use undo::{Conflict, UndoReport};
 pub use work::WorkError;
 
-use crate::mounts::MountsError;
+use crate::publish;
 use crate::root::Root;
-use crate::seam::{At, Remove, Seam};
+use crate::scan::Installed;
+use crate::seam::Seam;
+use fetched::Checked;
+use journal::Journal;
+use step::Step;
 use work::WorkDirectory;
 
 /// Applies plans to one root. Only one can be open on a root at a time, in all processes.
@@ -55,19 +80,54 @@ pub struct Updater {
     seam: Arc<dyn Seam>,
     work: WorkDirectory,
     objects: ObjectCache,
-    /// Whether there may be changes of an earlier attempt, also of a process that died, that no power cut must find.
-    unsettled: bool,
+    standing: Standing,
+    /// Files that were staged, and then those the last update put in place.
+    installed: Installed,
+    /// Where in the tree contents lie that need not be in the cache.
+    local: Local,
+}
+
+/// What the journal on the disk is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// There is none.
+    Clean,
+    /// An update that was made and can be undone.
+    Kept,
+    /// An update that was made and nobody has judged.
+    OnTrial,
+    /// An update that was undone, for whoever opens the root to be told.
+    Undone,
+    /// An update that must be finished or undone first.
+    Unfinished,
+}
+
+impl Standing {
+    /// Once an update is durable.
+    fn made(journal: &Journal) -> Self {
+        if journal.trial().is_some() { Self::OnTrial } else { Self::Kept }
+    }
 }
 
 impl Updater {
-    /// Sets the work directory `/.subd` up at the top of the root, and removes what a dead attempt left there.
+    /// Sets the work directory `/.subd` up at the top of the root. Before anything else, an update that a process before
+    /// this one did not come to the end of is finished or undone, and its debris removed.
     ///
     /// # Errors
-    /// [`WorkError`] when it can't be, or another process has it.
-    pub fn new(root: Root, seam: Arc<dyn Seam>) -> Result<Self, WorkError> {
+    /// [`WorkError`] when it can't be, another process has it, or the update can be neither finished nor undone.
+    pub fn open(root: Root, seam: Arc<dyn Seam>) -> Result<(Self, Recovery), WorkError> {
         let work = WorkDirectory::open(&root, &*seam)?;
         let objects = ObjectCache::open(Arc::clone(&work.objects), Arc::clone(&seam))?;
-        Ok(Self { root, seam, work, objects, unsettled: true })
+        let (standing, installed, local) = (Standing::Clean, Installed::new(), Local::default());
+        let mut updater = Self { root, seam, work, objects, standing, installed, local };
+        let recovery = updater.recover()?;
+        updater.work.try_exchange(&*updater.seam)?;
+        Ok((updater, recovery))
+    }
+
+    /// Whether there is a work directory: without one, no update of this root was ever begun.
+    pub fn has_worked_in(root: &Root) -> bool {
+        WorkDirectory::is_in(root)
     }
 
     /// Where the objects an update needs are taken in before it.
@@ -80,156 +140,96 @@ impl Updater {
     /// # Errors
     /// What the kernel says.
     pub fn probe(&self) -> io::Result<()> {
-        let slot = self.work.slot();
-        let at = At::new(self.work.aside.as_fd(), &slot);
-        let file = self.seam.create(at, Mode::from_st_mode(0o600))?;
-        let written = self.seam.write(&file, b"probe");
-        self.seam.remove(at, Remove::File)?;
-        written
+        self.work.probe(&*self.seam)
     }
 
-    /// Makes everything new that the plan needs, with its final metadata, beside the tree, and makes it durable. Nothing
-    /// in view changes. Objects are hashed again and used up.
+    /// Whether an update was left half way by this process: it must be dropped, and the root opened again.
+    pub fn is_unfinished(&self) -> bool {
+        self.standing == Standing::Unfinished
+    }
+
+    /// The files that the update which was committed last put in place: a scan need not open them, see
+    /// [`Cache::learn`](crate::scan::Cache::learn). None, when they were asked for before.
+    pub fn take_installed(&mut self) -> Installed {
+        if self.is_undoable() { std::mem::take(&mut self.installed) } else { Installed::new() }
+    }
+
+    /// Whether there is an update that can be undone.
+    pub fn is_undoable(&self) -> bool {
+        matches!(self.standing, Standing::Kept | Standing::OnTrial)
+    }
+
+    /// Begins an update. The one before can't be undone any more, and must not be on trial. Nothing in view changes.
     ///
     /// # Errors
-    /// [`UpdateError`] when an object is missing or corrupt, or the disk can't take them. Paths that can't be prepared,
-    /// or are not in the view, are no errors but failures in the report.
-    pub fn prepare(&mut self, plan: &Plan, view: &View) -> Result<Staged<'_>, UpdateError> {
-        stage::prepare(self, plan, view)
+    /// [`UpdateError`] when objects are missing or there is no room for what they will become.
+    pub fn begin<'u, 'p>(
+        &'u mut self,
+        plan: &'p Plan,
+        view: &View,
+    ) -> Result<Update<'u, Fetched<'p>>, UpdateError> {
+        self.clean_up()?;
+        let checked = Checked::of(self, plan, view)?;
+        Ok(Update { updater: self, state: Fetched { checked } })
     }
 
-    /// Prepares, swaps and commits.
+    /// Begins an update and carries it through. A plan without operations leaves the update before as it is.
     ///
     /// # Errors
     /// [`UpdateError`].
     pub fn apply(&mut self, plan: &Plan, view: &View) -> Result<UpdateReport, UpdateError> {
-        Ok(self.prepare(plan, view)?.swap()?.commit()?.report)
+        if plan.is_empty() && !self.is_unfinished() {
+            return Ok(UpdateReport::default());
+        }
+        Ok(self.begin(plan, view)?.stage()?.journal(b"", None)?.swap()?.commit()?.report)
+    }
+
+    /// Removes what is kept to undo the update that was made last, and the room it takes is free. What somebody
+    /// else changed and is kept in `/.subd/conflicts` stays until somebody removes it.
+    ///
+    /// # Errors
+    /// [`UpdateError::Work`] when it can't be removed; [`UpdateError::Unfinished`] or [`UpdateError::OnTrial`] when it is
+    /// needed.
+    pub fn clean_up(&mut self) -> Result<(), UpdateError> {
+        match self.standing {
+            Standing::Unfinished => Err(UpdateError::Unfinished),
+            Standing::OnTrial => Err(UpdateError::OnTrial),
+            Standing::Clean | Standing::Kept | Standing::Undone => self.tidy().map_err(UpdateError::Work),
+        }
+    }
+
+    /// Removes the journal, and when that is durable what lies in slots.
+    fn tidy(&mut self) -> io::Result<()> {
+        self.tidy_giving_back(&[])
+    }
+
+    /// As [`Self::tidy`], and the cache gets its objects back in between.
+    fn tidy_giving_back(&mut self, steps: &[Step]) -> io::Result<()> {
+        self.standing = Standing::Unfinished;
+        let had_journal = Journal::remove(&*self.seam, &self.work)?;
+        let has_debris = self.work.has_debris()?;
+        if had_journal || has_debris {
+            // DURABILITY: a journal that came back after a power cut would go by slots that are empty, or another update's.
+            let _durable = publish::directories(&*self.seam, [self.work.top.as_fd()])?;
+        }
+        if has_debris {
+            self.give_back(steps);
+            self.work.remove_debris(&*self.seam)?;
+        }
+        self.standing = Standing::Clean;
+        Ok(())
+    }
+
+    /// As [`Self::tidy`], where another error counts more; the root must be opened again if it fails.
+    fn tidy_or_warn(&mut self) {
+        if let Err(error) = self.tidy() {
+            tracing::warn!(%error, "what was staged could not be removed yet");
+        }
     }
 }
 
 impl fmt::Debug for Updater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Updater").field("root", &self.root).finish_non_exhaustive()
-    }
-}
-
-/// An update that was not made. Unless the variant says otherwise, everything in view is as it was.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum UpdateError {
-    /// Objects must be fetched first.
-    #[error("{} objects the plan needs were not fetched, {} among them", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
-    Missing(BTreeSet<ObjectId>),
-    /// A fetched object is no longer what it was. It was removed; fetch it again.
-    #[error("object {id} became corrupt since it was fetched and was removed; fetch it again")]
-    Corrupt {
-        /// Which.
-        id: ObjectId,
-    },
-    /// Not enough room to stage what is new.
-    #[error(
-        "no space to stage the update: {need} bytes needed, {free} free; free them or enlarge the file-system of the root"
-    )]
-    NoSpace {
-        /// In bytes.
-        need: u64,
-        /// In bytes.
-        free: u64,
-    },
-    /// The disk could not take what is new.
-    #[error("{path} could not be staged")]
-    Staging {
-        /// For which path.
-        path: ImagePath,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// Going on would have been wrong, and what had been done was undone, but for the paths listed.
-    #[error("the update stopped at {path} and was undone{}", Listed(.not_undone))]
-    Halted {
-        /// Where.
-        path: ImagePath,
-        /// What could not be undone.
-        not_undone: Vec<PathFailure>,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// Which paths must keep their places can't be found out.
-    #[error("what is mounted below the root can't be found out, and nothing of it may be carried away")]
-    Mounts(#[from] MountsError),
-    /// Everything is in place, but might not survive a power cut.
-    #[error(
-        "the update was made but could not be made durable; look at the kernel's log, the next update tries again"
-    )]
-    NotDurable(#[source] io::Error),
-    /// The work directory failed.
-    #[error("the work directory /.subd can't be used")]
-    Work(#[source] io::Error),
-}
-
-struct Listed<'a>(&'a [PathFailure]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = ", except for ";
-        for failure in self.0 {
-            write!(f, "{separator}{} ({})", failure.path, failure.reason)?;
-            separator = ", ";
-        }
-        Ok(())
-    }
-}
-
-/// Why one operation could not be carried out.
-#[derive(Debug)]
-enum Trouble {
-    /// Only its path is concerned; the rest goes on.
-    Path(String),
-    /// Whatever comes next would fail as well, or make it worse.
-    Halt(io::Error),
-}
-
-impl Trouble {
-    fn because(reason: impl Into<String>) -> Self {
-        Self::Path(reason.into())
-    }
-
-    fn mounted(point: &ImagePath) -> Self {
-        Self::Path(format!(
-            "something is mounted at {point}, which must stay where it is; unmount it, or leave it out of the image"
-        ))
-    }
-}
-
-impl From<MountsError> for Trouble {
-    fn from(error: MountsError) -> Self {
-        Self::Halt(io::Error::other(error))
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        match Errno::from_io_error(&error) {
-            Some(
-                Errno::NOSPC
-                | Errno::DQUOT
-                | Errno::ROFS
-                | Errno::IO
-                | Errno::NOMEM
-                | Errno::MFILE
-                | Errno::NFILE,
-            ) => Self::Halt(error),
-            Some(Errno::LOOP) => Self::because("a symbolic link stands where a directory must be"),
-            Some(Errno::NOTDIR) => Self::because("something that is no directory stands in the way there"),
-            Some(Errno::NOENT) => Self::because("the directory it belongs in does not exist"),
-            Some(Errno::XDEV) => Self::because("it is on another file-system than the root"),
-            Some(Errno::BUSY) => Self::because("something is mounted there"),
-            Some(Errno::PERM) => {
-                Self::Path(format!("{error}; the agent lacks the privilege, or the file is immutable"))
-            }
-            _ => Self::Path(error.to_string()),
-        }
     }
 }

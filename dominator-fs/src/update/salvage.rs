@@ -16,7 +16,7 @@ use rustix::fs::{FileType, StatxAttributes};
 use thiserror::Error;
 
 use super::objects::{ObjectCache, hash};
-use super::work::{WorkDirectory, WorkError};
+use super::{Recovery, UpdateError, Updater, WorkError};
 use crate::mounts::{Mounts, MountsError};
 use crate::publish::{self, Move, Replace};
 use crate::root::{
@@ -110,6 +110,12 @@ pub enum SalvageError {
     /// The work directory can't be used.
     #[error(transparent)]
     Work(#[from] WorkError),
+    /// What an agent kept in it can't be removed.
+    #[error(transparent)]
+    CleanUp(#[from] UpdateError),
+    /// An agent had been cut off in the middle of an update, which was finished or undone just now.
+    #[error("an update that was cut off was finished or undone first; begin again")]
+    Recovered,
     /// The disk failed.
     #[error("the disk failed; look at the kernel's log, then begin again")]
     Io(#[from] io::Error),
@@ -162,8 +168,13 @@ impl Salvage {
     /// # Errors
     /// [`SalvageError`]; begin again.
     pub fn run(self, seam: &Arc<dyn Seam>) -> Result<Salvaged, SalvageError> {
-        let work = WorkDirectory::open(&self.root, &**seam)?;
-        let cache = ObjectCache::open(Arc::clone(&work.objects), Arc::clone(seam))?;
+        let (mut updater, recovery) = Updater::open(self.root.clone(), Arc::clone(seam))?;
+        if matches!(recovery, Recovery::Finished { .. } | Recovery::Undone { .. }) {
+            updater.clean_up()?;
+            return Err(SalvageError::Recovered);
+        }
+        updater.clean_up()?;
+        let Updater { work, objects: cache, .. } = &updater;
         let mut rescue = Rescue {
             salvage: &self,
             seam: &**seam,
@@ -172,7 +183,7 @@ impl Salvage {
             done: Salvaged::default(),
             left: BTreeMap::new(),
         };
-        rescue.fill(&cache, work.objects.as_fd())?;
+        rescue.fill(cache, work.objects.as_fd())?;
         // DURABILITY: from here on names go. What was in the cache before this run counts, too.
         let _durable = publish::settle_all(&**seam, work.objects.as_fd())?;
         rescue.clear(self.root.as_fd(), &ImagePath::root())?;

@@ -2,203 +2,118 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use dominator_core::inode::{Inode, Kind, Mode};
+use dominator_core::inode::{Inode, Kind};
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
-use dominator_core::plan::{Operation, Plan};
+use dominator_core::plan::Operation;
 use dominator_core::port::PathFailure;
-use dominator_core::view::View;
+use dominator_core::view::Ownership;
 use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
 
-use super::metadata::{Attributes, Rules, dress};
-use super::objects::hash;
-use super::{Trouble, UpdateError, Updater};
-use crate::mounts::Mounts;
-use crate::publish::{self, MANY};
-use crate::root::{Statx, inode_of, is_directory, open_file};
-use crate::seam::{At, Node};
-use crate::sparse::Sparse;
+use super::error::Trouble;
+use super::fetched::Checked;
+use super::id::Id;
+use super::lift::{Lifts, is_privileged};
+use super::metadata::{Attributes, Present, dress};
+use super::parents::Parents;
+use super::step::{Change, Made, Old, Prepared, Slot, Step, Target, Written};
+use super::work::{PRIVATE, WorkDirectory};
+use super::{UpdateError, Updater};
+use crate::root::{Root, Statx, inode_at, inode_of, is_directory, open_directory};
+use crate::scan::Installed;
+use crate::seam::{At, Seam};
 
-/// A plan whose every new inode exists beside the tree, durable and with its final metadata. Dropping it leaves debris
-/// that the next attempt removes.
-#[derive(Debug)]
-#[must_use = "nothing in view has changed yet"]
-pub struct Staged<'u> {
-    pub(super) updater: &'u mut Updater,
-    pub(super) rules: Rules,
-    pub(super) steps: Vec<Step>,
-    /// Every path the plan deletes and may delete.
-    pub(super) deleted: BTreeSet<ImagePath>,
-    pub(super) failures: Vec<PathFailure>,
-    /// What must stay where it is.
-    pub(super) mounts: Mounts,
-    /// Objects that were moved out of the cache, and where to.
-    pub(super) taken: Vec<(ObjectId, Vec<u8>)>,
-}
-
-/// One change to the tree, ready to be made.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// What lies in the slot takes the place of whatever is there.
-    Put { path: ImagePath, slot: Vec<u8> },
-    /// The same for a directory; one that is there already only gets these attributes.
-    Directory { path: ImagePath, slot: Vec<u8>, attributes: Attributes },
-    /// Another name for an inode.
-    Link { path: ImagePath, target: ImagePath },
-    /// Attributes of a directory, or of an inode with exactly these names.
-    Attributes { paths: Vec<ImagePath>, inode: Inode, attributes: Attributes },
-    /// A path goes.
-    Delete { path: ImagePath, directory: bool },
-}
-
-impl Step {
-    pub(super) fn path(&self) -> Option<&ImagePath> {
-        match self {
-            Self::Put { path, .. }
-            | Self::Directory { path, .. }
-            | Self::Link { path, .. }
-            | Self::Delete { path, .. } => Some(path),
-            Self::Attributes { paths, .. } => paths.first(),
-        }
-    }
-}
-
-pub(super) fn prepare<'u>(
-    updater: &'u mut Updater,
-    plan: &Plan,
-    view: &View,
-) -> Result<Staged<'u>, UpdateError> {
-    updater.work.remove_debris(&*updater.seam).map_err(UpdateError::Work)?;
-    let mounts = Mounts::of(&updater.root)?;
-    let mut failures = Vec::new();
-    let operations: Vec<_> = plan
-        .operations
-        .iter()
-        .filter(|operation| match vet(operation, view) {
-            Ok(()) => true,
-            Err(failure) => {
-                failures.push(failure);
-                false
-            }
-        })
-        .collect();
-    let deleted = operations.iter().filter_map(|operation| deleted_path(operation)).cloned().collect();
-    let uses = objects_used(&operations);
-    check_objects(updater, &uses)?;
-    let staged = Staged {
-        updater,
-        rules: Rules::of(view),
-        steps: Vec::new(),
-        deleted,
-        failures,
-        mounts,
-        taken: Vec::new(),
-    };
-    let mut staging = Staging { staged, uses, settled: Vec::new() };
-    match staging.all(&operations) {
-        Ok(()) => Ok(staging.staged),
-        Err(error) => {
-            let Staged { updater, taken, .. } = staging.staged;
-            give_up(updater, taken);
-            Err(error)
-        }
-    }
-}
-
-/// Refuses what no plan for this view may touch: the order comes from elsewhere, and the machine has the last word.
-fn vet(operation: &Operation, view: &View) -> Result<(), PathFailure> {
-    let refuse = |path: &ImagePath, reason: &str| {
-        Err(PathFailure { path: path.clone(), reason: format!("refused: {reason}") })
-    };
-    let target = if let Operation::Link { target, .. } = operation { Some(target) } else { None };
-    for path in operation.paths().iter().chain(target) {
-        if !view.reaches(path) {
-            return refuse(path, "it is protected or not in view");
-        }
-        if path.is_root() && !matches!(operation, Operation::SetMetadata { .. }) {
-            return refuse(path, "the root itself can't be replaced or deleted");
-        }
-    }
-    Ok(())
-}
-
-fn deleted_path(operation: &Operation) -> Option<&ImagePath> {
-    if let Operation::Delete { path, .. } = operation { Some(path) } else { None }
-}
-
-/// How often each object is used, and its length.
-fn objects_used(operations: &[&Operation]) -> BTreeMap<ObjectId, (usize, u64)> {
-    let mut uses = BTreeMap::new();
-    for operation in operations {
-        if let Operation::Put { inode, .. } = operation
-            && let Some((object, size)) = inode.object()
-            && size > 0
-        {
-            uses.entry(object).or_insert((0, size)).0 += 1;
-        }
-    }
-    uses
-}
-
-/// All objects must be here, and there must be room for those that are copied because they are used more than once.
-fn check_objects(updater: &Updater, uses: &BTreeMap<ObjectId, (usize, u64)>) -> Result<(), UpdateError> {
-    let mut missing = BTreeSet::new();
-    for id in uses.keys() {
-        if updater.objects.size(id).map_err(UpdateError::Work)?.is_none() {
-            missing.insert(*id);
-        }
-    }
-    if !missing.is_empty() {
-        return Err(UpdateError::Missing(missing));
-    }
-    let free = updater.objects.free_space().map_err(UpdateError::Work)?;
-    let copies = uses.values().flat_map(|(count, size)| std::iter::repeat_n(*size, count.saturating_sub(1)));
-    let need = free.needed(copies);
-    if need > free.bytes { Err(UpdateError::NoSpace { need, free: free.bytes }) } else { Ok(()) }
-}
-
-/// Puts objects that were moved out of the cache back, for the next attempt. They are hashed again then.
-pub(super) fn give_back(updater: &Updater, taken: Vec<(ObjectId, Vec<u8>)>) {
-    for (id, slot) in taken {
-        // What can't be put back is fetched again.
-        drop(updater.objects.give_back(&id, At::new(updater.work.staging.as_fd(), &slot)));
-    }
-}
-
-/// Leaves nothing of a failed attempt but its objects. It must not have displaced anything that is not back.
-pub(super) fn give_up(updater: &Updater, taken: Vec<(ObjectId, Vec<u8>)>) {
-    give_back(updater, taken);
-    if let Err(error) = updater.work.remove_debris(&*updater.seam) {
-        tracing::warn!(%error, "what was staged could not be removed yet");
-    }
-}
-
-/// The work of [`prepare`].
-struct Staging<'u> {
-    staged: Staged<'u>,
-    uses: BTreeMap<ObjectId, (usize, u64)>,
+/// Makes all that is new, each in a slot of its own, and says what is to be done with it.
+pub(super) struct Staging<'a> {
+    pub(super) updater: &'a Updater,
+    pub(super) checked: Checked<'a>,
+    parents: Parents,
+    steps: Vec<Step>,
+    lifts: Lifts,
+    done: u64,
+    next: u32,
+    /// What this file-system gives new inodes.
+    present: Present,
+    /// The directory that was looked for last, if it is not there.
+    absent: Option<ImagePath>,
+    /// Paths that other operations make links to, and where what was staged for them lies.
+    targets: BTreeMap<ImagePath, Option<(Slot, Id)>>,
+    /// Paths that could not be staged.
+    failed: BTreeSet<ImagePath>,
+    /// Files of which it is known what they contain.
+    pub(super) installed: Installed,
     /// Slots of files and directories, to be made durable.
-    settled: Vec<Vec<u8>>,
+    pub(super) settled: Vec<Slot>,
+    /// Slots of files that nobody has read back from the disk yet, and what must be in them.
+    pub(super) unread: Vec<(Slot, ObjectId, u64)>,
+    /// Those of them that come from the tree.
+    pub(super) local: BTreeSet<Slot>,
+    /// Whether files can share blocks, once somebody asked.
+    pub(super) shared: Option<bool>,
 }
 
-impl Staging<'_> {
-    fn all(&mut self, operations: &[&Operation]) -> Result<(), UpdateError> {
-        for operation in operations {
-            let outcome = match operation {
-                Operation::MakeDirectory { path, inode } => self.directory(path, inode),
-                Operation::Put { path, inode } => self.put(path, inode),
-                Operation::Link { path, target } => {
-                    self.step(Step::Link { path: path.clone(), target: target.clone() })
-                }
-                Operation::SetMetadata { paths, inode } => self.attributes(paths, inode),
-                Operation::Delete { path, directory } => {
-                    self.step(Step::Delete { path: path.clone(), directory: *directory })
-                }
-                _ => Err(Trouble::because("an operation this agent does not know").into()),
-            };
+/// Why an operation could not be staged.
+pub(super) enum Fault {
+    Trouble(Trouble),
+    Corrupt(ObjectId),
+    /// It is no longer where it was in the tree.
+    Gone(ObjectId),
+}
+
+impl<'a> Staging<'a> {
+    /// How long a file may be, in bytes, to be made anew when its owner changes: the former owner may have it open for
+    /// writing. Beyond that, the time and the room for a copy are not worth it, unless it becomes privileged.
+    const RENEWED: u64 = 64 * 1024 * 1024;
+
+    pub(super) fn new(updater: &'a Updater, checked: Checked<'a>) -> Self {
+        let targets = checked.operations.iter().filter_map(|operation| {
+            if let Operation::Link { target, .. } = operation { Some((target.clone(), None)) } else { None }
+        });
+        Self {
+            updater,
+            parents: Parents::of_root(&updater.root),
+            steps: Vec::with_capacity(checked.operations.len()),
+            lifts: Lifts::of_root(&updater.root),
+            done: 0,
+            // What can't be looked at fails with the first slot that is taken.
+            next: updater.work.free_slot().unwrap_or(WorkDirectory::FIRST_SLOT),
+            present: updater.work.present(&*updater.seam),
+            absent: None,
+            targets: targets.collect(),
+            failed: checked.failures.iter().map(|failure| failure.path.clone()).collect(),
+            installed: Installed::new(),
+            settled: Vec::new(),
+            unread: Vec::new(),
+            local: BTreeSet::new(),
+            shared: None,
+            checked,
+        }
+    }
+
+    pub(super) fn all(&mut self) -> Result<(), UpdateError> {
+        for operation in std::mem::take(&mut self.checked.operations) {
+            let outcome = self.one(operation);
             self.note(operation, outcome)?;
         }
-        self.settle().map_err(UpdateError::Work)
+        self.settle().map_err(UpdateError::Work)?;
+        self.read_back()
+    }
+
+    pub(super) fn prepared(self) -> Prepared {
+        let Checked { rules, failures, .. } = self.checked;
+        Prepared { rules, steps: self.steps, lifts: self.lifts.all(), done: self.done, failures }
+    }
+
+    fn one(&mut self, operation: &Operation) -> Result<(), Fault> {
+        match operation {
+            Operation::MakeDirectory { path, inode } => self.directory(path, inode),
+            Operation::Put { path, inode } => self.put(path, inode),
+            Operation::Link { path, target } => self.link(path, target),
+            Operation::SetMetadata { paths, inode } => self.metadata(paths, inode),
+            Operation::Delete { path, directory } => self.delete(path, *directory),
+            _ => Err(Trouble::because("an operation this agent does not know").into()),
+        }
     }
 
     fn note(&mut self, operation: &Operation, outcome: Result<(), Fault>) -> Result<(), UpdateError> {
@@ -206,197 +121,290 @@ impl Staging<'_> {
         match outcome {
             Ok(()) => Ok(()),
             Err(Fault::Corrupt(id)) => {
-                self.staged.updater.objects.remove(&id).map_err(UpdateError::Work)?;
+                self.updater.objects.remove(&id).map_err(UpdateError::Work)?;
                 Err(UpdateError::Corrupt { id })
             }
+            Err(Fault::Gone(id)) => Err(UpdateError::Missing(BTreeSet::from([id]))),
             Err(Fault::Trouble(Trouble::Halt(source))) => Err(UpdateError::Staging { path: path(), source }),
             Err(Fault::Trouble(Trouble::Path(reason))) => {
-                self.staged.failures.push(PathFailure { path: path(), reason });
+                self.failed.extend(operation.paths().iter().cloned());
+                self.checked.failures.push(PathFailure { path: path(), reason });
                 Ok(())
             }
         }
     }
 
-    fn step(&mut self, step: Step) -> Result<(), Fault> {
-        self.staged.steps.push(step);
-        Ok(())
+    fn slot(&mut self) -> Slot {
+        self.next += 1;
+        Slot(self.next - 1)
+    }
+
+    /// What is at a path that is going to change, and must be able to.
+    fn look(&mut self, path: &ImagePath) -> Result<Option<Statx>, Fault> {
+        let known = self.parents.is_last(path);
+        let parent = if known { None } else { path.parent() };
+        if parent.is_some() && parent == self.absent {
+            return Ok(None);
+        }
+        let (dir, name) = match self.parents.of(path) {
+            // Or the plan has a directory made there, or put in the place of what is there.
+            Err(error) if is_absent(&error) => {
+                self.absent = parent;
+                return Ok(None);
+            }
+            other => other?,
+        };
+        if let Some(parent) = parent {
+            self.lifts.directory(&parent, &inode_of(dir)?);
+        }
+        match inode_at(dir, name) {
+            Ok(stat) => {
+                self.lifts.displaced(path, &stat);
+                Ok(Some(stat))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn directory(&mut self, path: &ImagePath, inode: &Inode) -> Result<(), Fault> {
-        let slot = self.staged.updater.work.slot();
-        let attributes = Attributes::of(inode, self.staged.rules);
-        let at = At::new(self.staged.updater.work.staging.as_fd(), &slot);
-        self.staged.updater.seam.mkdir(at, Mode::from_st_mode(0o700))?;
+        let there = self.look(path)?;
+        if there.is_some_and(|stat| is_directory(stat.stx_mode)) {
+            return self.directory_metadata(path, inode);
+        }
+        let slot = self.slot();
+        let name = slot.name();
+        let at = At::new(self.updater.work.slots.as_fd(), &name);
+        self.updater.seam.mkdir(at, PRIVATE)?;
+        self.settled.push(slot);
+        let wanted = Attributes::of(inode, self.checked.rules);
         // Without privileges a directory must stay writable until its entries are in it.
-        let now = if is_privileged() { attributes.clone() } else { attributes.accessible() };
-        dress(&*self.staged.updater.seam, at, &now, self.staged.rules)?;
-        self.settled.push(slot.clone());
-        self.step(Step::Directory { path: path.clone(), slot, attributes })
+        let now = if is_privileged() { wanted.clone() } else { wanted.accessible() };
+        dress(&*self.updater.seam, at, self.present, &now, self.checked.rules)?;
+        let new = self.updater.root.id(&inode_at(at.dir, at.name)?);
+        if let (Some(before), Some(after)) = (now.mode, wanted.mode) {
+            self.lifts.until_the_end(path, new, before, after);
+        }
+        self.step(path, slot, new, Old::of(&self.updater.root, there.as_ref()), Made::Directory);
+        Ok(())
     }
 
     fn put(&mut self, path: &ImagePath, inode: &Inode) -> Result<(), Fault> {
-        let slot = self.staged.updater.work.slot();
-        match inode.object() {
-            Some((object, size)) => self.contents(&slot, object, size)?,
-            None => self.special(&slot, inode)?,
-        }
-        self.dressed(path, inode, slot)
-    }
-
-    fn dressed(&mut self, path: &ImagePath, inode: &Inode, slot: Vec<u8>) -> Result<(), Fault> {
-        let updater = &*self.staged.updater;
-        let at = At::new(updater.work.staging.as_fd(), &slot);
-        dress(&*updater.seam, at, &Attributes::of(inode, self.staged.rules), self.staged.rules)?;
-        if inode.object().is_some() {
-            self.settled.push(slot.clone());
-        }
-        self.step(Step::Put { path: path.clone(), slot })
-    }
-
-    /// Makes a file of an object in a slot. The last use moves it there. It is hashed again: what lay on the disk for
-    /// days may have changed, and this is the last look before it is in place.
-    fn contents(&mut self, slot: &[u8], object: ObjectId, size: u64) -> Result<(), Fault> {
-        let updater = &*self.staged.updater;
-        let at = At::new(updater.work.staging.as_fd(), slot);
-        if size == 0 {
-            updater.seam.create(at, Mode::from_st_mode(0o600))?;
-            return if object == ObjectId::of(b"") { Ok(()) } else { Err(Fault::Corrupt(object)) };
-        }
-        let last = match self.uses.get_mut(&object) {
-            Some((count, _)) => {
-                *count = count.saturating_sub(1);
-                *count == 0
-            }
-            None => false,
-        };
-        let from = updater.objects.open_object(&object)?;
-        let hashed = if last {
-            let hashed = hash(&from, |_| Ok(()))?;
-            updater.objects.take(&object, at)?;
-            self.staged.taken.push((object, slot.to_vec()));
-            hashed
-        } else {
-            copy(updater, &from, at)?
-        };
-        if hashed == (object, size) {
+        let there = self.look(path)?;
+        let slot = self.slot();
+        if self.take_from_tree(path, inode, slot, there.as_ref())?.is_some() {
             return Ok(());
         }
-        if last {
-            // It must not go back into the cache.
-            self.staged.taken.pop();
-        }
-        Err(Fault::Corrupt(object))
+        let object = match inode.object() {
+            Some((object, size)) => self.contents(slot, object, size)?,
+            None => self.special(slot, inode).map(|()| None)?,
+        };
+        self.dressed(path, inode, slot, there.as_ref(), object)
     }
 
-    fn special(&self, slot: &[u8], inode: &Inode) -> Result<(), Fault> {
-        let updater = &*self.staged.updater;
-        let at = At::new(updater.work.staging.as_fd(), slot);
-        let mode = Mode::from_st_mode(0o600);
-        match &inode.kind {
-            Kind::Symlink { target } => updater.seam.symlink(target, at)?,
-            Kind::BlockDevice { device, .. } => updater.seam.mknod(at, Node::Block(*device), mode)?,
-            Kind::CharDevice { device, .. } => updater.seam.mknod(at, Node::Char(*device), mode)?,
-            Kind::Fifo { .. } => updater.seam.mknod(at, Node::Fifo, mode)?,
-            Kind::Computed { .. } => {
-                return Err(Trouble::because("a computed file that was not computed").into());
+    /// Gives what lies in a slot its metadata and has it put at the path.
+    pub(super) fn dressed(
+        &mut self,
+        path: &ImagePath,
+        inode: &Inode,
+        slot: Slot,
+        there: Option<&Statx>,
+        object: Option<ObjectId>,
+    ) -> Result<(), Fault> {
+        let (updater, rules, name) = (self.updater, self.checked.rules, slot.name());
+        let at = At::new(updater.work.slots.as_fd(), &name);
+        let dressed = dress(&*updater.seam, at, self.present, &Attributes::of(inode, rules), rules)
+            .and_then(|()| inode_at(at.dir, at.name));
+        let stat = match (dressed, object) {
+            (Ok(stat), _) => stat,
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(object)) => {
+                // What can't be put back is fetched again.
+                drop(updater.strip(at).and_then(|()| updater.objects.give_back(&object, at)));
+                return Err(error.into());
             }
-            Kind::Regular { .. } | Kind::Directory { .. } | Kind::Unknown { .. } => {
-                return Err(Trouble::because("nothing that can be put").into());
-            }
-            _ => return Err(Trouble::because("a kind of file this agent does not know").into()),
+        };
+        let made = match inode.object() {
+            Some(_) => Made::File { written: Written::of(&stat), object },
+            None => Made::Other,
+        };
+        if let Some((contents, _)) = inode.object() {
+            self.installed.add(&stat, contents);
+            self.settled.push(slot);
         }
+        self.step(path, slot, self.updater.root.id(&stat), Old::of(&self.updater.root, there), made);
+        Ok(())
+    }
+
+    /// Has what lies in a slot put at the path.
+    pub(super) fn put_at(&mut self, path: &ImagePath, slot: Slot, new: &Statx, old: Old, made: Made) {
+        self.step(path, slot, self.updater.root.id(new), old, made);
+    }
+
+    fn step(&mut self, path: &ImagePath, slot: Slot, new: Id, old: Old, made: Made) {
+        if let Some(target) = self.targets.get_mut(path) {
+            *target = Some((slot, new));
+        }
+        self.steps.push(Step::Put { path: path.clone(), slot, new, old, made });
+    }
+
+    fn link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), Fault> {
+        if self.failed.contains(target) {
+            let reason = format!("{target}, which it should share an inode with, is not right");
+            return Err(Trouble::Path(reason).into());
+        }
+        if let Some(Some((slot, id))) = self.targets.get(target).copied() {
+            let there = self.look(path)?;
+            let name = slot.name();
+            let target = At::new(self.updater.work.slots.as_fd(), &name);
+            return self.linked(path, there.as_ref(), id, |seam, at| seam.link(target, at));
+        }
+        let wanted = inode_of(handle(self.updater, target)?)?;
+        let there = self.look(path)?;
+        // Renaming one name of an inode over another does nothing in Linux: that is already as it must be.
+        if there.as_ref().is_some_and(|stat| same_inode(stat, &wanted)) {
+            self.done += 1;
+            return Ok(());
+        }
+        // What is immutable takes no further name, and none of its names moves.
+        self.lifts.changed(target, &wanted);
+        let (updater, (dir, name)) = (self.updater, self.updater.root.parent(target)?);
+        let from = At::new(dir.as_fd(), name.as_bytes());
+        self.linked(path, there.as_ref(), updater.root.id(&wanted), |seam, at| {
+            updater.work.despite_flags(seam, from, || seam.link(from, at))
+        })
+    }
+
+    /// Makes another name for an inode in a slot: the swap only renames.
+    fn linked(
+        &mut self,
+        path: &ImagePath,
+        there: Option<&Statx>,
+        id: Id,
+        link: impl FnOnce(&dyn Seam, At<'_>) -> io::Result<()>,
+    ) -> Result<(), Fault> {
+        let slot = self.slot();
+        let to = slot.name();
+        let at = At::new(self.updater.work.slots.as_fd(), &to);
+        link(&*self.updater.seam, at)?;
+        if self.updater.root.id(&inode_at(at.dir, at.name)?) != id {
+            return Err(Trouble::changed().into());
+        }
+        self.step(path, slot, id, Old::of(&self.updater.root, there), Made::Link);
         Ok(())
     }
 
     /// Metadata are changed in place only when that touches no other name and hands nobody else's bytes new rights.
     /// Otherwise the inode is made anew.
-    fn attributes(&mut self, paths: &[ImagePath], inode: &Inode) -> Result<(), Fault> {
-        let attributes = Attributes::of(inode, self.staged.rules);
+    fn metadata(&mut self, paths: &[ImagePath], inode: &Inode) -> Result<(), Fault> {
         let Some((first, others)) = paths.split_first() else {
             return Err(Trouble::because("metadata for nothing").into());
         };
-        if !inode.is_directory() {
-            let found = handle(self.staged.updater, first)?;
-            let stat = inode_of(&found)?;
-            // Whoever has the file open for writing, or wrote to it since the scan, must not be given a set-uid program.
-            let privileged = inode.object().is_some() && attributes.is_privileged();
-            if privileged || !has_names(stat.stx_nlink, paths) {
-                self.renewed(first, inode, &stat)?;
-                for path in others {
-                    self.step(Step::Link { path: path.clone(), target: first.clone() })?;
-                }
-                return Ok(());
+        if inode.is_directory() {
+            return self.directory_metadata(first, inode);
+        }
+        let found = handle(self.updater, first)?;
+        let stat = inode_of(&found)?;
+        if self.updater.root.is_elsewhere(&stat) {
+            return Err(Trouble::because("something is mounted there").into());
+        }
+        let changed = || Trouble::because("it changed since it was scanned");
+        if !is_kind(&stat, inode) {
+            return Err(changed().into());
+        }
+        let after = Attributes::of(inode, self.checked.rules);
+        if self.must_be_renewed(&stat, inode, &after) || !has_names(stat.stx_nlink, paths) {
+            let there = self.look(first)?;
+            let slot = self.slot();
+            self.renewed(first, inode, &stat, slot)?;
+            self.dressed(first, inode, slot, there.as_ref(), None)?;
+            return self.renewed_links(others, slot);
+        }
+        for other in others {
+            let (dir, name) = self.updater.root.parent(other)?;
+            if !same_inode(&inode_at(&dir, name.as_bytes())?, &stat) {
+                return Err(changed().into());
             }
         }
-        self.step(Step::Attributes { paths: paths.to_vec(), inode: inode.clone(), attributes })
+        self.lifts.changed(first, &stat);
+        let before = Attributes::read(found.as_fd(), &stat, self.checked.rules)?;
+        let (paths, inode, of) = (paths.to_vec(), self.updater.root.id(&stat), Target::of(&stat));
+        self.steps.push(Step::Attributes(Box::new(Change { paths, inode, of, before, after })));
+        Ok(())
     }
 
-    /// Stages a new inode with the contents the one at `path` has.
-    fn renewed(&mut self, path: &ImagePath, inode: &Inode, found: &Statx) -> Result<(), Fault> {
-        let Some(expected) = inode.object() else { return self.put(path, inode) };
-        let updater = &*self.staged.updater;
-        let (dir, name) = updater.root.parent(path)?;
-        let from = open_file(At::new(dir.as_fd(), name.as_bytes()))?;
-        let stat = inode_of(&from)?;
-        if !FileType::from_raw_mode(stat.stx_mode.into()).is_file() || stat.stx_ino != found.stx_ino {
+    /// Whoever has the file open for writing, or wrote to it since the scan, must not be given a set-uid program, nor keep
+    /// a hand on what is another's from now on.
+    fn must_be_renewed(&self, stat: &Statx, inode: &Inode, after: &Attributes) -> bool {
+        let given_away = self.checked.rules.ownership == Ownership::Kept
+            && stat.stx_uid != after.uid
+            && stat.stx_size <= Self::RENEWED;
+        inode.object().is_some() && (after.is_privileged() || given_away)
+    }
+
+    fn renewed_links(&mut self, others: &[ImagePath], slot: Slot) -> Result<(), Fault> {
+        let Some(Step::Put { new, .. }) = self.steps.last() else { return Ok(()) };
+        let new = *new;
+        for path in others {
+            let (there, name) = (self.look(path)?, slot.name());
+            let first = At::new(self.updater.work.slots.as_fd(), &name);
+            self.linked(path, there.as_ref(), new, |seam, at| seam.link(first, at))?;
+        }
+        Ok(())
+    }
+
+    fn directory_metadata(&mut self, path: &ImagePath, inode: &Inode) -> Result<(), Fault> {
+        let dir = directory(&self.updater.root, path)?;
+        let stat = inode_of(&dir)?;
+        let before = Attributes::read(dir.as_fd(), &stat, self.checked.rules)?;
+        let after = Attributes::of(inode, self.checked.rules);
+        self.lifts.changed(path, &stat);
+        let id = self.updater.root.id(&stat);
+        if let (false, Some(before), Some(after)) = (is_privileged(), before.mode, after.mode) {
+            self.lifts.until_the_end(path, id, before, after);
+        }
+        let (paths, of) = (vec![path.clone()], Target::Directory);
+        self.steps.push(Step::Attributes(Box::new(Change { paths, inode: id, of, before, after })));
+        Ok(())
+    }
+
+    fn delete(&mut self, path: &ImagePath, directory: bool) -> Result<(), Fault> {
+        let Some(stat) = self.look(path)? else {
+            self.done += 1;
+            return Ok(());
+        };
+        if is_directory(stat.stx_mode) != directory {
             return Err(Trouble::because("it changed since it was scanned").into());
         }
-        let free = updater.objects.free_space()?;
-        if free.needed([stat.stx_size]) > free.bytes {
-            return Err(Trouble::Halt(rustix::io::Errno::NOSPC.into()).into());
-        }
-        let slot = updater.work.slot();
-        if copy(updater, &from, At::new(updater.work.staging.as_fd(), &slot))? != expected {
-            return Err(Trouble::because("its contents changed since it was scanned").into());
-        }
-        self.dressed(path, inode, slot)
-    }
-
-    /// DURABILITY: all of it before the first rename, or a crash leaves names with nothing behind them.
-    fn settle(&self) -> io::Result<()> {
-        let updater = &*self.staged.updater;
-        let staging = updater.work.staging.as_fd();
-        if self.settled.len() >= MANY {
-            let _durable = publish::settle_all(&*updater.seam, staging)?;
-            return Ok(());
-        }
-        for slot in &self.settled {
-            match open_file(At::new(staging, slot)) {
-                Ok(file) => publish::settle(&*updater.seam, &file)?,
-                // A file without read permission, and no privilege to read it nevertheless.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    let _durable = publish::settle_all(&*updater.seam, staging)?;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let _durable = publish::directories(&*updater.seam, [staging])?;
+        let slot = self.slot();
+        self.steps.push(Step::Delete {
+            path: path.clone(),
+            slot,
+            old: self.updater.root.id(&stat),
+            directory,
+        });
         Ok(())
     }
 }
 
-/// Copies a file to a new one, sharing the blocks where the file-system can, and hashes what came out.
-fn copy(updater: &Updater, from: &std::fs::File, at: At<'_>) -> io::Result<(ObjectId, u64)> {
-    let to = updater.seam.create(at, Mode::from_st_mode(0o600))?;
-    match updater.seam.reflink(from, &to) {
-        Ok(()) => hash(&to, |_| Ok(())),
-        Err(_) => {
-            let mut to = Sparse::new(to)?;
-            let hashed = hash(from, |bytes| to.write(&*updater.seam, bytes))?;
-            to.finish(&*updater.seam)?;
-            Ok(hashed)
-        }
-    }
+/// A directory that is in the tree: something may be mounted at it, but not on the way there.
+pub(super) fn directory(root: &Root, path: &ImagePath) -> io::Result<OwnedFd> {
+    let Some((parent, name)) = path.split() else { return root.directory(path) };
+    open_directory(At::new(root.directory_here(&parent)?.as_fd(), name.as_bytes()))
 }
 
-/// A handle that only names what is at `path`.
+/// A handle that only names what is at `path`, which is no directory.
 pub(super) fn handle(updater: &Updater, path: &ImagePath) -> io::Result<OwnedFd> {
     let (dir, name) = updater.root.parent(path)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let handle = rustix::fs::openat(&dir, name.as_bytes(), flags, rustix::fs::Mode::empty())?;
     let stat = inode_of(&handle)?;
-    if is_directory(stat.stx_mode) { Err(rustix::io::Errno::ISDIR.into()) } else { Ok(handle) }
+    if is_directory(stat.stx_mode) { Err(Errno::ISDIR.into()) } else { Ok(handle) }
+}
+
+/// Whether an error says that there is no such path.
+pub(super) fn is_absent(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP))
 }
 
 /// Whether an inode with `nlink` names can have no others than `paths`.
@@ -404,14 +412,24 @@ pub(super) fn has_names(nlink: u32, paths: &[ImagePath]) -> bool {
     usize::try_from(nlink).is_ok_and(|names| names == paths.len())
 }
 
-pub(super) fn is_privileged() -> bool {
-    rustix::process::geteuid().is_root()
+fn same_inode(one: &Statx, other: &Statx) -> bool {
+    let identity = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
+    identity(one) == identity(other)
 }
 
-/// Why an operation could not be staged.
-enum Fault {
-    Trouble(Trouble),
-    Corrupt(ObjectId),
+/// Whether what was found is of the kind it should be.
+fn is_kind(stat: &Statx, inode: &Inode) -> bool {
+    let wanted = match inode.kind {
+        Kind::Regular { .. } => FileType::RegularFile,
+        Kind::Symlink { .. } => FileType::Symlink,
+        Kind::BlockDevice { .. } => FileType::BlockDevice,
+        Kind::CharDevice { .. } => FileType::CharacterDevice,
+        Kind::Fifo { .. } => FileType::Fifo,
+        Kind::Directory { .. } => FileType::Directory,
+        Kind::Computed { .. } | Kind::Unknown { .. } => return false,
+        _ => return false,
+    };
+    FileType::from_raw_mode(stat.stx_mode.into()) == wanted
 }
 
 impl From<Trouble> for Fault {

@@ -1,411 +1,385 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use dominator_core::inode::{Inode, Kind};
-use dominator_core::path::{ImagePath, Name};
+use dominator_core::path::ImagePath;
 use dominator_core::port::{PathFailure, UpdateReport};
-use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::commit::Swapped;
+use super::Updater;
 use super::displace::held_by;
-use super::metadata::{Attributes, Rules, redress};
-use super::stage::{Staged, Step, give_back, give_up, handle, has_names, is_privileged};
-use super::undo::{Undo, undo};
-use super::{Trouble, UpdateError, Updater};
+use super::error::Trouble;
+use super::id::Id;
+use super::lift::{End, is_privileged};
+use super::metadata::{Attributes, redress};
+use super::parents::Parents;
+use super::stage::{directory, handle, has_names, is_absent};
+use super::step::{Change, Made, Old, Prepared, Slot, Step, Target};
 use crate::mounts::Mounts;
 use crate::publish;
-use crate::root::{Statx, inode_at, inode_of, is_directory, open_directory};
-use crate::seam::{At, Remove};
+use crate::root::{Statx, inode_at, inode_of, is_empty, open_directory};
+use crate::seam::At;
 
-impl<'u> Staged<'u> {
-    /// Changes every path in one step each. Each is as it was or as it must be at any moment.
-    ///
-    /// # Errors
-    /// [`UpdateError::Halted`] when going on would have been wrong: everything was undone.
-    pub fn swap(self) -> Result<Swapped<'u>, UpdateError> {
-        let Staged { updater, rules, steps, deleted, failures, mounts, taken } = self;
-        // DURABILITY: until this update is settled, the one that follows has it to settle as well: it plans only what it
-        // sees missing, and claims the whole.
-        let wait_for_all = std::mem::replace(&mut updater.unsettled, true);
-        let failed = failures.iter().map(|failure| failure.path.clone()).collect();
-        let mut swap = Swap {
-            updater: &*updater,
-            rules,
-            deleted,
-            mounts,
-            failed,
-            late: BTreeMap::new(),
-            done: Vec::new(),
-            touched: BTreeSet::new(),
-            changed: BTreeSet::new(),
-            wait_for_all,
-            report: UpdateReport { failures, ..UpdateReport::default() },
-        };
-        if let Err((path, source)) = swap.all(steps) {
-            let not_undone = undo(swap.updater, rules, &mut swap.mounts, swap.done);
-            if not_undone.is_empty() {
-                give_up(updater, taken);
-            }
-            return Err(UpdateError::Halted { path, not_undone, source });
-        }
-        let Swap { report, touched, changed, wait_for_all, .. } = swap;
-        Ok(Swapped { updater, report, touched, changed, wait_for_all })
-    }
-
-    /// Gives the update up. The objects are kept for another attempt.
-    ///
-    /// # Errors
-    /// [`UpdateError::Work`] when what was staged can't be removed; the next attempt tries again.
-    pub fn abandon(self) -> Result<(), UpdateError> {
-        give_back(self.updater, self.taken);
-        self.updater.work.remove_debris(&*self.updater.seam).map_err(UpdateError::Work)
-    }
+/// Whether steps may have been made before, by a process that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    Again,
 }
 
-/// The work of [`Staged::swap`].
-struct Swap<'u> {
-    updater: &'u Updater,
-    rules: Rules,
-    deleted: BTreeSet<ImagePath>,
-    mounts: Mounts,
-    failed: BTreeSet<ImagePath>,
-    /// What directories get at the end, since without privileges they must be writable until then.
-    late: BTreeMap<ImagePath, Attributes>,
-    done: Vec<Undo>,
-    touched: BTreeSet<ImagePath>,
-    changed: BTreeSet<ImagePath>,
-    wait_for_all: bool,
-    report: UpdateReport,
+/// Where a swap stopped, and why.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    /// How many steps were tried, that one included.
+    pub(super) tried: usize,
+    pub(super) path: ImagePath,
+    pub(super) source: io::Error,
 }
 
 /// What came of a step that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
     /// It holds what is not in view, or something is mounted there.
     Kept,
 }
 
-impl Swap<'_> {
-    /// How often a step is tried again when somebody else changes the path at the same time.
-    const ATTEMPTS: usize = 8;
+impl Updater {
+    /// Makes all steps, one after the other, each path in one step. It has all that may be in the way lifted first, and
+    /// lowers it again.
+    pub(super) fn make(
+        &self,
+        prepared: &Prepared,
+        mounts: Mounts,
+        attempt: Attempt,
+    ) -> Result<UpdateReport, Stopped> {
+        let stopped = |tried, (path, source)| Stopped { tried, path, source };
+        self.lift(&prepared.lifts).map_err(|error| stopped(0, error))?;
+        let report = UpdateReport {
+            applied: prepared.done,
+            failures: prepared.failures.clone(),
+            ..UpdateReport::default()
+        };
+        let mut swap = Swap {
+            updater: self,
+            prepared,
+            parents: Parents::of_root(&self.root),
+            mounts,
+            attempt,
+            deleted: None,
+            given: None,
+            failed: BTreeSet::new(),
+            wrong: BTreeSet::new(),
+            report,
+        };
+        swap.all()?;
+        let Swap { mut report, .. } = swap;
+        self.are_proven(prepared).map_err(|error| stopped(prepared.steps.len(), error))?;
+        let lowered = self.lower(prepared, End::Made);
+        report.failures.extend(lowered.map_err(|error| stopped(prepared.steps.len(), error))?);
+        Ok(report)
+    }
+}
 
-    fn all(&mut self, steps: Vec<Step>) -> Result<(), (ImagePath, io::Error)> {
+struct Swap<'a> {
+    updater: &'a Updater,
+    prepared: &'a Prepared,
+    parents: Parents,
+    mounts: Mounts,
+    attempt: Attempt,
+    /// Every path that is deleted, once somebody asked.
+    deleted: Option<BTreeSet<ImagePath>>,
+    /// How many names inodes are given, once somebody asked.
+    given: Option<HashMap<Id, usize>>,
+    /// Paths that failed.
+    failed: BTreeSet<ImagePath>,
+    /// Inodes that are not where, or not as they must be: no more names for them.
+    wrong: BTreeSet<Id>,
+    report: UpdateReport,
+}
+
+impl Swap<'_> {
+    fn all(&mut self) -> Result<(), Stopped> {
         let start = Instant::now();
         let mut last = Duration::ZERO;
-        for step in steps {
-            let path = step.path().cloned().unwrap_or_else(ImagePath::root);
+        for (before, step) in self.prepared.steps.iter().enumerate() {
             let outcome = self.step(step);
             last = start.elapsed();
             match outcome {
                 Ok(Outcome::Done) => self.report.applied += 1,
-                Ok(Outcome::Kept) => self.report.kept.push(path),
-                Err(Trouble::Path(reason)) => self.fail(path, reason),
-                Err(Trouble::Halt(source)) => return Err((path, source)),
+                Ok(Outcome::Kept) => self.report.kept.push(step.path()),
+                Err(Trouble::Path(reason)) => self.fail(step, reason),
+                Err(Trouble::Halt(source)) => {
+                    return Err(Stopped { tried: before + 1, path: step.path(), source });
+                }
             }
-        }
-        for (path, attributes) in std::mem::take(&mut self.late).into_iter().rev() {
-            match self.directory_attributes(&path, &attributes) {
-                Ok(()) => {}
-                Err(Trouble::Path(reason)) => self.fail(path, reason),
-                Err(Trouble::Halt(source)) => return Err((path, source)),
-            }
-            last = start.elapsed();
         }
         self.report.window = last;
         Ok(())
     }
 
-    fn fail(&mut self, path: ImagePath, reason: String) {
+    fn fail(&mut self, step: &Step, reason: String) {
+        let path = step.path();
+        match step {
+            Step::Put { new, .. } => drop(self.wrong.insert(*new)),
+            Step::Attributes(change) => drop(self.wrong.insert(change.inode)),
+            Step::Delete { .. } => {}
+        }
         self.failed.insert(path.clone());
         self.report.failures.push(PathFailure { path, reason });
     }
 
-    fn step(&mut self, step: Step) -> Result<Outcome, Trouble> {
+    fn step(&mut self, step: &Step) -> Result<Outcome, Trouble> {
         match step {
-            Step::Put { path, slot } => self.put(&path, slot)?,
-            Step::Directory { path, slot, attributes } => self.directory(&path, slot, attributes)?,
-            Step::Link { path, target } => self.link(&path, &target)?,
-            Step::Attributes { paths, inode, attributes } => self.attributes(&paths, &inode, attributes)?,
-            Step::Delete { path, directory } => return self.delete(&path, directory),
+            Step::Put { path, slot, new, old, .. } => self.put(path, *slot, *new, *old),
+            Step::Attributes(change) => self.attributes(change),
+            Step::Delete { path, slot, old, directory: false } => self.delete_file(path, *slot, *old),
+            Step::Delete { path, slot, old, directory: true } => self.delete_directory(path, *slot, *old),
         }
-        Ok(Outcome::Done)
     }
 
-    /// Exchanges what is in the slot with what is at the path, or moves it there when nothing is.
-    fn put(&mut self, path: &ImagePath, slot: Vec<u8>) -> Result<(), Trouble> {
-        let updater = self.updater;
-        let (dir, name) = self.parent(path)?;
-        let (at, staged) =
-            (At::new(dir.as_fd(), name.as_bytes()), At::new(updater.work.staging.as_fd(), &slot));
-        for _ in 0..Self::ATTEMPTS {
-            let outcome = match inode_at(&dir, name.as_bytes()) {
-                Ok(stat) => {
-                    self.check_displaceable(path, at, &stat)?;
-                    publish::exchange(&*updater.seam, staged, at).map(|()| true)
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    publish::place(&*updater.seam, staged, at).map(|()| false)
-                }
-                Err(error) => return Err(error.into()),
-            };
-            match outcome {
-                Ok(exchanged) => {
-                    self.touch_parent(path);
-                    if exchanged {
-                        self.done.push(Undo::Exchanged { path: path.clone(), slot: slot.clone() });
-                        return self.check_displaced(path, at, staged);
-                    }
-                    self.done.push(Undo::Placed { path: path.clone(), slot });
-                    return Ok(());
-                }
-                // Somebody made or removed it at the same time.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {}
-                Err(error) => return Err(error.into()),
-            }
+    fn put(&mut self, path: &ImagePath, slot: Slot, new: Id, old: Old) -> Result<Outcome, Trouble> {
+        if self.wrong.contains(&new) {
+            return Err(Trouble::because("what it should share an inode with is not right"));
         }
-        Err(Trouble::because("it is being made and removed by somebody else all the time"))
-    }
-
-    fn check_displaceable(&mut self, path: &ImagePath, at: At<'_>, stat: &Statx) -> Result<(), Trouble> {
-        if self.updater.root.is_elsewhere(stat) {
-            return Err(Trouble::because("something is mounted there"));
-        }
-        let is_directory = is_directory(stat.stx_mode);
-        if is_directory {
-            self.mounts.read()?;
-        }
-        if let Some(point) = self.mounted_within(path)? {
-            return Err(Trouble::mounted(&point));
-        }
-        if !is_directory {
-            return Ok(());
-        }
-        let there = open_directory(at)?;
-        if let Some(held) = held_by(&self.updater.root, there.as_fd(), path, &self.deleted)? {
-            return Err(Trouble::Path(format!("a directory stands there and must not go: {held}")));
-        }
-        if !is_privileged() {
-            // A directory that moves is written to.
-            self.make_accessible(path, &there)?;
-            self.late.remove(path);
-        }
-        Ok(())
-    }
-
-    /// Looks again at what was displaced, now that nobody can reach it any more. It is put back when it must not go, or
-    /// can't be looked at; when even that fails, everything is undone, as what is displaced is removed in the end.
-    fn check_displaced(&mut self, path: &ImagePath, at: At<'_>, staged: At<'_>) -> Result<(), Trouble> {
-        let Updater { root, seam, work, .. } = self.updater;
-        let mut held = || {
-            if !is_directory(inode_at(staged.dir, staged.name)?.stx_mode) {
-                return Ok(None);
-            }
-            // What was mounted in it after the last look has come along.
-            self.mounts.read()?;
-            if self.mounts.within(&work.staged(staged.name)).is_some() {
-                return Err(Trouble::because("something was mounted in it at the same time"));
-            }
-            Ok(held_by(root, open_directory(staged)?.as_fd(), path, &self.deleted)?)
-        };
-        let trouble = match held() {
-            Ok(None) => return Ok(()),
-            Ok(Some(held)) => Trouble::Path(format!("a directory stands there and must not go: {held}")),
-            Err(trouble) => trouble,
-        };
-        publish::exchange(&**seam, staged, at).map_err(Trouble::Halt)?;
-        self.done.pop();
-        self.mounts.read()?;
-        Err(trouble)
-    }
-
-    fn directory(&mut self, path: &ImagePath, slot: Vec<u8>, attributes: Attributes) -> Result<(), Trouble> {
-        let (dir, name) = self.parent(path)?;
-        let is_there = inode_at(&dir, name.as_bytes()).is_ok_and(|stat| is_directory(stat.stx_mode));
-        if !is_there {
-            self.put(path, slot)?;
-            self.touched.insert(path.clone());
-            if is_privileged() {
-                return Ok(());
-            }
-        }
-        self.set_directory(path, attributes)
-    }
-
-    fn set_directory(&mut self, path: &ImagePath, attributes: Attributes) -> Result<(), Trouble> {
-        if is_privileged() {
-            return self.directory_attributes(path, &attributes);
-        }
-        self.directory_attributes(path, &attributes.accessible())?;
-        self.late.insert(path.clone(), attributes);
-        Ok(())
-    }
-
-    fn directory_attributes(&mut self, path: &ImagePath, attributes: &Attributes) -> Result<(), Trouble> {
-        let dir = self.updater.root.directory(path)?;
-        let before = Attributes::read(dir.as_fd(), &inode_of(&dir)?, self.rules)?;
-        self.done.push(Undo::Directory { path: path.clone(), before: before.clone() });
-        self.touched.insert(path.clone());
-        Ok(redress(&*self.updater.seam, dir.as_fd(), &before, attributes, self.rules)?)
-    }
-
-    fn link(&mut self, path: &ImagePath, target: &ImagePath) -> Result<(), Trouble> {
-        if self.failed.contains(target) {
-            return Err(Trouble::Path(format!(
-                "{target}, which it should share an inode with, is not right"
-            )));
-        }
-        let updater = self.updater;
-        let (from_dir, from_name) = self.parent(target)?;
-        let wanted = inode_of(handle(updater, target)?)?;
-        let (dir, name) = self.parent(path)?;
-        // Renaming one name of an inode over another does nothing in Linux: that is already as it must be.
-        if inode_at(&dir, name.as_bytes()).is_ok_and(|stat| same_inode(&stat, &wanted)) {
-            return Ok(());
-        }
-        let slot = updater.work.slot();
-        let staged = At::new(updater.work.staging.as_fd(), &slot);
-        updater.seam.link(At::new(from_dir.as_fd(), from_name.as_bytes()), staged)?;
-        if !same_inode(&inode_at(staged.dir, staged.name)?, &wanted) {
-            updater.seam.remove(staged, Remove::File)?;
-            return Err(Trouble::Path(format!("{target} was replaced by somebody else at the same time")));
-        }
-        self.put(path, slot)
-    }
-
-    fn attributes(
-        &mut self,
-        paths: &[ImagePath],
-        inode: &Inode,
-        attributes: Attributes,
-    ) -> Result<(), Trouble> {
-        let Some(path) = paths.first() else { return Err(Trouble::because("metadata for nothing")) };
-        if inode.is_directory() {
-            return self.set_directory(path, attributes);
-        }
-        let file = handle(self.updater, path)?;
-        let stat = inode_of(&file)?;
-        if self.updater.root.is_elsewhere(&stat) {
-            return Err(Trouble::because("something is mounted there"));
-        }
-        let same = |other: &ImagePath| {
-            let (dir, name) = self.updater.root.parent(other)?;
-            io::Result::Ok(same_inode(&inode_at(&dir, name.as_bytes())?, &stat))
-        };
-        let mut all_same = is_kind(&stat, inode) && has_names(stat.stx_nlink, paths);
-        for other in paths {
-            all_same = all_same && same(other)?;
-        }
-        if !all_same {
-            return Err(Trouble::because("it changed since it was scanned"));
-        }
-        let before = Attributes::read(file.as_fd(), &stat, self.rules)?;
-        self.done.push(Undo::File { path: path.clone(), before: before.clone() });
-        if inode.object().is_some() {
-            self.changed.insert(path.clone());
+        let (name, slots) = (slot.name(), self.updater.work.slots.as_fd());
+        let staged = At::new(slots, &name);
+        let made = self.attempt == Attempt::Again && self.updater.id_at(staged)? != Some(new);
+        if made {
+            self.must_be_there(path, new)?;
         } else {
-            // Opening a device or a pipe to wait for it would wake what is behind it.
-            self.wait_for_all = true;
+            self.move_in(path, staged, old)?;
         }
-        Ok(redress(&*self.updater.seam, file.as_fd(), &before, &attributes, self.rules)?)
+        if old == Old::Nothing {
+            return Ok(Outcome::Done);
+        }
+        match self.displaced(path, staged, new, old) {
+            Ok(()) => Ok(Outcome::Done),
+            Err(trouble) => {
+                self.exchange_back(path, staged, new)?;
+                Err(trouble)
+            }
+        }
     }
 
-    fn delete(&mut self, path: &ImagePath, directory: bool) -> Result<Outcome, Trouble> {
-        let there = self.parent(path).and_then(|(dir, name)| {
-            let stat = inode_at(&dir, name.as_bytes())?;
-            Ok((dir, name, stat))
-        });
-        let (dir, name, stat) = match there {
-            // Also when something else has taken the place of a directory on the way, as the plan may have it.
-            Err(error)
-                if matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
-                ) =>
-            {
-                return Ok(Outcome::Done);
+    /// What is new takes its place, in one step.
+    fn move_in(&mut self, path: &ImagePath, staged: At<'_>, old: Old) -> Result<(), Trouble> {
+        if old != Old::Nothing || self.attempt == Attempt::Again {
+            self.must_not_be_mounted(path, old)?;
+        }
+        let seam = &*self.updater.seam;
+        let (dir, at) = self.parents.of(path)?;
+        let at = At::new(dir, at);
+        let moved = match old {
+            Old::Nothing => publish::place(seam, staged, at),
+            Old::Other(_) => publish::exchange(seam, staged, at),
+            Old::Directory(id) => {
+                let there = open_directory(at).map_err(|_| Trouble::changed())?;
+                if self.updater.root.id(&inode_of(&there)?) != id {
+                    return Err(Trouble::changed());
+                }
+                let deleted = self.deleted.get_or_insert_with(|| deleted(self.prepared));
+                if let Some(held) = held_by(&self.updater.root, there.as_fd(), path, deleted)? {
+                    return Err(must_stay(&held));
+                }
+                publish::exchange(seam, staged, at)
             }
-            other => other?,
         };
-        if self.updater.root.is_elsewhere(&stat) {
-            // Where a file-system is mounted, a directory holds what is not in view.
-            return if directory && is_directory(stat.stx_mode) {
-                Ok(Outcome::Kept)
-            } else {
-                Err(Trouble::because("something is mounted there"))
-            };
-        }
-        if is_directory(stat.stx_mode) != directory {
-            return Err(Trouble::because("it changed since it was scanned"));
-        }
-        if self.mounted_within(path)?.is_some() {
-            return Ok(Outcome::Kept);
-        }
-        let at = At::new(dir.as_fd(), name.as_bytes());
-        if directory { self.delete_directory(path, at) } else { self.delete_file(path, at) }
-    }
-
-    fn delete_file(&mut self, path: &ImagePath, at: At<'_>) -> Result<Outcome, Trouble> {
-        let Updater { seam, work, .. } = self.updater;
-        let slot = work.slot();
-        let aside = At::new(work.aside.as_fd(), &slot);
-        publish::place(&**seam, at, aside)?;
-        self.touch_parent(path);
-        self.done.push(Undo::Deleted { path: path.clone(), slot: slot.clone() });
-        if is_directory(inode_at(aside.dir, aside.name)?.stx_mode) {
-            // What lies aside is removed in the end: if it can't go back now, everything is undone.
-            publish::place(&**seam, aside, at).map_err(Trouble::Halt)?;
-            self.done.pop();
-            return Err(Trouble::because("it changed since it was scanned"));
-        }
-        Ok(Outcome::Done)
-    }
-
-    fn delete_directory(&mut self, path: &ImagePath, at: At<'_>) -> Result<Outcome, Trouble> {
-        let there = open_directory(at)?;
-        let before = Attributes::read(there.as_fd(), &inode_of(&there)?, self.rules)?;
-        match self.updater.seam.remove(at, Remove::Directory) {
-            Ok(()) => {}
-            Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOTEMPTY | Errno::EXIST)) => {
-                return match self.failed.iter().find(|failed| failed.is_within(path)) {
-                    Some(failed) => {
-                        Err(Trouble::Path(format!("it holds {failed}, which could not be deleted")))
-                    }
-                    None => Ok(Outcome::Kept),
-                };
+        match moved {
+            // Somebody made it meanwhile, or removed it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Trouble::changed()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && old != Old::Nothing => {
+                Err(Trouble::changed())
             }
-            Err(error) => return Err(error.into()),
+            other => Ok(other?),
         }
-        self.touch_parent(path);
-        self.late.remove(path);
-        self.done.push(Undo::Removed { path: path.clone(), before });
+    }
+
+    /// What lies in a slot is removed in the end: what can't go back now, because somebody was faster again, is kept. What
+    /// else goes wrong has everything undone.
+    fn exchange_back(&mut self, path: &ImagePath, staged: At<'_>, new: Id) -> Result<(), Trouble> {
+        let updater = self.updater;
+        let exchanged = self.parents.of(path).and_then(|(dir, name)| {
+            let at = At::new(dir, name);
+            let ours = updater.id_at(at)? == Some(new);
+            if ours { publish::exchange(&*updater.seam, staged, at) } else { Err(Errno::EXIST.into()) }
+        });
+        match exchanged {
+            Err(error) if is_taken(&error) => return Err(self.kept(staged)),
+            other => other.map_err(Trouble::Halt)?,
+        }
+        if updater.id_at(staged).map_err(Trouble::Halt)? != Some(new) {
+            return Err(self.kept(staged));
+        }
+        Ok(self.mounts.read()?)
+    }
+
+    /// Says where that is now which nobody must lose.
+    fn kept(&self, staged: At<'_>) -> Trouble {
+        match self.updater.keep(staged) {
+            Ok(kept) => {
+                Trouble::Path(format!("somebody else changed it twice; what was there first is {kept} now"))
+            }
+            Err(error) => Trouble::Halt(error),
+        }
+    }
+
+    /// What was made by a process that died is there, unless somebody changed it since.
+    fn must_be_there(&mut self, path: &ImagePath, new: Id) -> Result<(), Trouble> {
+        let (dir, name) = self.parents.of(path)?;
+        if self.updater.id_at(At::new(dir, name))? == Some(new) { Ok(()) } else { Err(Trouble::changed()) }
+    }
+
+    /// Looks at what was displaced, now that nobody can reach it any more. What is not what was there when the update was
+    /// prepared, or must not go, or can't be looked at, goes back.
+    fn displaced(&mut self, path: &ImagePath, staged: At<'_>, new: Id, old: Old) -> Result<(), Trouble> {
+        let now = self.updater.id_at(staged)?;
+        // Two names of one inode can't change places: it was there already.
+        if now == Some(new) {
+            return Ok(());
+        }
+        if now != old.id() {
+            return Err(Trouble::changed());
+        }
+        if !matches!(old, Old::Directory(_)) {
+            return Ok(());
+        }
+        // What was mounted in it after the last look has come along.
+        self.mounts.read()?;
+        if self.mounts.within(&self.updater.work.slot_path(staged.name)).is_some() {
+            return Err(Trouble::because("something was mounted in it at the same time"));
+        }
+        let deleted = self.deleted.get_or_insert_with(|| deleted(self.prepared));
+        match held_by(&self.updater.root, open_directory(staged)?.as_fd(), path, deleted)? {
+            Some(held) => Err(must_stay(&held)),
+            None => Ok(()),
+        }
+    }
+
+    fn attributes(&mut self, change: &Change) -> Result<Outcome, Trouble> {
+        let (updater, rules) = (self.updater, self.prepared.rules);
+        let path = change.path();
+        let handle = match change.of {
+            Target::Directory => directory(&updater.root, path)?,
+            Target::File | Target::Other => handle(updater, path)?,
+        };
+        let stat = inode_of(&handle)?;
+        let mut same = self.updater.root.id(&stat) == change.inode;
+        if change.of != Target::Directory {
+            same = same && (has_names(stat.stx_nlink, &change.paths) || self.has_new_names(&stat, change));
+            for other in change.paths.iter().skip(1) {
+                let (dir, name) = self.parents.of(other)?;
+                same = same && self.updater.root.id(&inode_at(dir, name)?) == change.inode;
+            }
+        }
+        if !same {
+            return Err(Trouble::because("it changed since it was scanned"));
+        }
+        let now = Attributes::read(handle.as_fd(), &stat, rules)?;
+        let wanted = change.of.meanwhile(&change.after);
+        redress(&*updater.seam, handle.as_fd(), &now, &wanted, rules)?;
         Ok(Outcome::Done)
     }
 
-    /// Opens the directory a path is in. Without privileges, one's own directory is made writable for the time being.
-    fn parent(&mut self, path: &ImagePath) -> io::Result<(OwnedFd, Name)> {
-        let (dir, name) = self.updater.root.parent(path)?;
-        if !is_privileged()
-            && let Some(parent) = path.parent()
-        {
-            self.make_accessible(&parent, &dir)?;
-        }
-        Ok((dir, name))
+    /// Whether an inode has no names but those it had and those this update gives it, which exist since it was staged.
+    fn has_new_names(&mut self, stat: &Statx, change: &Change) -> bool {
+        let given = self.given.get_or_insert_with(|| links(self.prepared)).get(&change.inode).copied();
+        usize::try_from(stat.stx_nlink)
+            .is_ok_and(|names| Some(names) == given.map(|given| given + change.paths.len()))
     }
 
-    fn make_accessible(&mut self, path: &ImagePath, dir: &OwnedFd) -> io::Result<()> {
-        let stat = inode_of(dir)?;
-        let ours = stat.stx_uid == rustix::process::geteuid().as_raw();
-        if ours && stat.stx_mode & 0o700 != 0o700 {
-            let before = Attributes::read(dir.as_fd(), &stat, self.rules)?;
-            self.done.push(Undo::Directory { path: path.clone(), before: before.clone() });
-            self.late.entry(path.clone()).or_insert_with(|| before.clone());
-            redress(&*self.updater.seam, dir.as_fd(), &before, &before.accessible(), self.rules)?;
+    fn delete_file(&mut self, path: &ImagePath, slot: Slot, old: Id) -> Result<Outcome, Trouble> {
+        let name = slot.name();
+        let staged = At::new(self.updater.work.slots.as_fd(), &name);
+        let seam = &*self.updater.seam;
+        if self.attempt == Attempt::First || self.updater.id_at(staged)?.is_none() {
+            if self.mounted_within(path)?.is_some() {
+                return Ok(Outcome::Kept);
+            }
+            let moved = self
+                .parents
+                .of(path)
+                .and_then(|(dir, name)| publish::place(seam, At::new(dir, name), staged));
+            match moved {
+                // Also when something else has taken the place of a directory on the way, as the plan may have it.
+                Err(error) if is_absent(&error) => return Ok(Outcome::Done),
+                other => other?,
+            }
         }
-        Ok(())
+        if self.updater.id_at(staged)? == Some(old) {
+            return Ok(Outcome::Done);
+        }
+        self.put_back(path, staged)?;
+        Err(Trouble::changed())
+    }
+
+    /// Somebody may put something into a directory until nobody can reach it any more: it is looked into before and after.
+    fn delete_directory(&mut self, path: &ImagePath, slot: Slot, old: Id) -> Result<Outcome, Trouble> {
+        let name = slot.name();
+        let staged = At::new(self.updater.work.slots.as_fd(), &name);
+        let seam = &*self.updater.seam;
+        if self.attempt == Attempt::First || self.updater.id_at(staged)?.is_none() {
+            if self.mounted_within(path)?.is_some() {
+                return Ok(Outcome::Kept);
+            }
+            let there = self.parents.of(path).and_then(|(dir, name)| {
+                let at = At::new(dir, name);
+                open_directory(at).map(|opened| (at, opened))
+            });
+            let (at, there) = match there {
+                Err(error) if is_absent(&error) => return Ok(Outcome::Done),
+                other => other?,
+            };
+            if self.updater.root.id(&inode_of(&there)?) != old {
+                return Err(Trouble::changed());
+            }
+            if !is_empty(there.as_fd())? {
+                return self.not_empty(path);
+            }
+            publish::place(seam, at, staged).map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::XDEV) if self.updater.root.is_layered() => Trouble::because(
+                    "it comes from a lower layer of an overlay, whose directories can't be moved; mount that with \
+                     redirect_dir=on",
+                ),
+                _ => error.into(),
+            })?;
+        }
+        if self.updater.id_at(staged)? != Some(old) {
+            self.put_back(path, staged)?;
+            return Err(Trouble::changed());
+        }
+        if open_directory(staged).and_then(|dir| is_empty(dir.as_fd())).unwrap_or(false) {
+            return Ok(Outcome::Done);
+        }
+        self.put_back(path, staged)?;
+        self.not_empty(path)
+    }
+
+    fn not_empty(&self, path: &ImagePath) -> Result<Outcome, Trouble> {
+        // What is in a directory stands right behind it.
+        match self.failed.range(path..).next().filter(|failed| failed.is_within(path)) {
+            Some(failed) => Err(Trouble::Path(format!("it holds {failed}, which could not be deleted"))),
+            None => Ok(Outcome::Kept),
+        }
+    }
+
+    /// As [`Self::exchange_back`], where nothing is by now.
+    fn put_back(&mut self, path: &ImagePath, staged: At<'_>) -> Result<(), Trouble> {
+        let seam = &*self.updater.seam;
+        let placed =
+            self.parents.of(path).and_then(|(dir, name)| publish::place(seam, staged, At::new(dir, name)));
+        match placed {
+            Err(error) if is_taken(&error) => Err(self.kept(staged)),
+            other => other.map_err(Trouble::Halt),
+        }
+    }
+
+    fn must_not_be_mounted(&mut self, path: &ImagePath, old: Old) -> Result<(), Trouble> {
+        if matches!(old, Old::Directory(_)) {
+            self.mounts.read()?;
+        }
+        self.mounted_within(path)?.map_or(Ok(()), |point| Err(Trouble::mounted(&point)))
     }
 
     /// The mount point that keeps a path where it is, as things are now.
@@ -413,28 +387,55 @@ impl Swap<'_> {
         self.mounts.refresh()?;
         Ok(self.mounts.within(path).cloned())
     }
+}
 
-    fn touch_parent(&mut self, path: &ImagePath) {
-        self.touched.extend(path.parent());
+impl Updater {
+    /// Which inode lies in a slot, or at any other name.
+    pub(super) fn id_at(&self, at: At<'_>) -> io::Result<Option<Id>> {
+        Ok(stat_at(at)?.map(|stat| self.root.id(&stat)))
     }
 }
 
-fn same_inode(one: &Statx, other: &Statx) -> bool {
-    let identity = |stat: &Statx| (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
-    identity(one) == identity(other)
+impl Target {
+    /// What attributes it gets until the end: without privileges a directory must be accessible until then.
+    pub(super) fn meanwhile(self, wanted: &Attributes) -> Attributes {
+        if self == Self::Directory && !is_privileged() { wanted.accessible() } else { wanted.clone() }
+    }
 }
 
-/// Whether what was found is of the kind it should be.
-fn is_kind(stat: &Statx, inode: &Inode) -> bool {
-    let wanted = match inode.kind {
-        Kind::Regular { .. } => FileType::RegularFile,
-        Kind::Symlink { .. } => FileType::Symlink,
-        Kind::BlockDevice { .. } => FileType::BlockDevice,
-        Kind::CharDevice { .. } => FileType::CharacterDevice,
-        Kind::Fifo { .. } => FileType::Fifo,
-        Kind::Directory { .. } => FileType::Directory,
-        Kind::Computed { .. } | Kind::Unknown { .. } => return false,
-        _ => return false,
-    };
-    FileType::from_raw_mode(stat.stx_mode.into()) == wanted
+/// Whether somebody has put something else at a path, or taken away the directory it was in.
+fn is_taken(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AlreadyExists || is_absent(error)
+}
+
+fn must_stay(held: &str) -> Trouble {
+    Trouble::Path(format!("a directory stands there and must not go: {held}"))
+}
+
+/// How many further names each inode gets.
+fn links(prepared: &Prepared) -> HashMap<Id, usize> {
+    let mut links = HashMap::new();
+    for step in &prepared.steps {
+        if let Step::Put { new, made: Made::Link, .. } = step {
+            *links.entry(*new).or_default() += 1;
+        }
+    }
+    links
+}
+
+fn deleted(prepared: &Prepared) -> BTreeSet<ImagePath> {
+    let deleted = prepared.steps.iter().filter_map(|step| match step {
+        Step::Delete { path, .. } => Some(path.clone()),
+        Step::Put { .. } | Step::Attributes(_) => None,
+    });
+    deleted.collect()
+}
+
+/// What lies in a slot, or at any other name.
+pub(super) fn stat_at(at: At<'_>) -> io::Result<Option<Statx>> {
+    match inode_at(at.dir, at.name) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }

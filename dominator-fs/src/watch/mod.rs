@@ -22,7 +22,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod handle;
 mod record;
 mod seen;
 
@@ -41,7 +40,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::root::{Root, dev_of, inode_of, place_of};
+use crate::handle;
+use crate::root::{Root, dev_of, inode_of, names_in, open_directory, place_of};
+use crate::seam::At;
 use seen::Seen;
 
 /// What happened since it was last asked.
@@ -121,7 +122,25 @@ impl Watch {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let wake = wake.map_err(|error| WatchError::Io(error.into()))?;
         let buffer = vec![0; Self::BUFFER].into();
-        Ok(Self { group, root: root.clone(), waker: Waker(Arc::new(wake)), buffer, overflows: 0 })
+        let watch = Self { group, root: root.clone(), waker: Waker(Arc::new(wake)), buffer, overflows: 0 };
+        // Linux before 6.0 can't. What is not in view is passed over in any case, only later and for more.
+        drop(watch.disregard_work_directory());
+        Ok(watch)
+    }
+
+    /// Has the kernel keep to itself what is done in the work directory: an update of a whole machine makes more events
+    /// there than anywhere else, and they would push out those that matter.
+    fn disregard_work_directory(&self) -> io::Result<()> {
+        let top = self.root.directory(&ImagePath::parse(View::WORK_DIRECTORY).map_err(io::Error::other)?)?;
+        let mark = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_IGNORE_SURV;
+        let events = EVENTS.union(MaskFlags::FAN_EVENT_ON_CHILD);
+        let here: Option<&str> = None;
+        for name in names_in(top.as_fd())? {
+            if let Ok(directory) = open_directory(At::new(top.as_fd(), &name)) {
+                self.group.mark(mark, events, directory, here)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for something to happen in view: at most for `timeout`, for ever without one, and never longer than until
@@ -213,7 +232,7 @@ impl Watch {
     }
 
     /// Where a directory is below the root. What is gone by now was an entry of a directory that is told of as well.
-    fn locate(&self, base: &[u8], handle: record::Handle<'_>) -> Option<(OwnedFd, ImagePath)> {
+    fn locate(&self, base: &[u8], handle: handle::Handle<'_>) -> Option<(OwnedFd, ImagePath)> {
         let opened = handle::open_directory(self.root.as_fd(), handle).ok()?;
         let place = place_of(opened.as_fd()).ok()?;
         let below = if base == b"/" { &*place } else { place.strip_prefix(base)? };

@@ -5,6 +5,8 @@ use std::ffi::CStr;
 use nix::libc;
 use thiserror::Error;
 
+use crate::handle::Handle;
+
 /// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Event<'a> {
@@ -23,13 +25,6 @@ pub(super) enum About<'a> {
     Entry(&'a [u8]),
     /// The directory itself.
     Itself,
-}
-
-/// A directory as the file-system names it: what `name_to_handle_at` gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Handle<'a> {
-    pub(super) kind: i32,
-    pub(super) bytes: &'a [u8],
 }
 
 /// The kernel speaks in a way this parser does not know.

@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use dominator_core::path::{ImagePath, Name};
 use dominator_core::view::View;
 
-use super::record::{About, Event, Handle, Malformed};
+use super::record::{About, Event, Malformed};
+use crate::handle::Handle;
 
 /// The directories something happened in since the queue was last looked at, each once.
 #[derive(Debug, Default)]
@@ -116,7 +117,7 @@ mod tests {
         let none: [&str; 0] = [];
         assert_eq!(hints(&[entry("syslog"), About::Itself], "/var/log", &view), none);
         assert_eq!(hints(&[entry("file")], "/var/log/deep", &view), none);
-        assert_eq!(hints(&[entry("7")], "/.subd/staging", &view), none);
+        assert_eq!(hints(&[entry("7")], "/.subd/slots", &view), none);
         assert_eq!(hints(&[entry(".subd")], "/", &view), none);
         assert_eq!(hints(&[entry("keys")], "/etc", &view), none);
         assert_eq!(hints(&[entry("keys"), entry("passwd")], "/etc", &view), ["/etc"]);

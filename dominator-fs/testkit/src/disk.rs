@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
@@ -47,8 +48,32 @@ impl Disk {
         Self::make(size, "", arguments)
     }
 
+    /// One that promises `size` bytes, fewer than 128 MiB, while the file-system `place` is on has still fewer: what is
+    /// written to files beyond is an error of the disk. Where it keeps inodes, directories and its journal it has what it
+    /// promises: a file-system that can't write these lets nobody write any more, sooner or later. A larger one would have
+    /// more than one group of blocks, and put directories into the next.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn promised(place: &Path, size: u64) -> Result<Self, String> {
+        const NOT_FILES: u64 = 8 << 20;
+        let place = tempfile::tempdir_in(place).map_err(|error| error.to_string())?;
+        let arguments = ["-O", "^resize_inode", "-N", "1024", "-J", "size=4,location=4M"];
+        let disk = Self::make_in(place, size, "", &arguments)?;
+        fs::OpenOptions::new()
+            .write(true)
+            .open(disk.image())
+            .and_then(|file| Ok(rustix::fs::fallocate(file, FallocateFlags::empty(), 0, NOT_FILES)?))
+            .map_err(|error| format!("no room for what the file-system needs: {error}"))?;
+        Ok(disk)
+    }
+
     fn make(size: u64, options: &'static str, arguments: &[&str]) -> Result<Self, String> {
         let place = tempfile::tempdir().map_err(|error| error.to_string())?;
+        Self::make_in(place, size, options, arguments)
+    }
+
+    fn make_in(place: TempDir, size: u64, options: &'static str, arguments: &[&str]) -> Result<Self, String> {
         let image = place.path().join("image");
         let made = fs::File::create(&image).and_then(|file| file.set_len(size));
         made.map_err(|error| format!("no room for a disk: {error}"))?;
@@ -117,13 +142,22 @@ impl Disk {
     /// # Panics
     /// When something on it is still open.
     pub fn forget(&self) {
+        self.damage(|_| {});
+    }
+
+    /// As [`Self::forget`], and `work` has the device while it is not mounted, and all that was written is on it.
+    ///
+    /// # Panics
+    /// When something on it is still open.
+    pub fn damage(&self, work: impl FnOnce(&Path)) {
         let mut attempts = 0;
         // A process that another test starts at this moment has all that is open until it becomes another program.
         while let Err(error) = rustix::mount::unmount(self.path(), UnmountFlags::empty()) {
             attempts += 1;
-            assert!(error == Errno::BUSY && attempts < 1000, "{error}: somebody uses it");
+            assert!(error == Errno::BUSY && attempts < 60_000, "{error}: somebody uses it");
             std::thread::sleep(Duration::from_millis(1));
         }
+        work(&self.device);
         self.mount().expect("it was mounted before");
     }
 

@@ -1,5 +1,7 @@
 use std::path::Path;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
@@ -54,6 +56,17 @@ pub fn mount_overlay(at: &Path, layers: &[&str]) {
     mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(&*options)).expect("an overlay");
 }
 
+/// Mounts a directory at `at` that can be written to: `upper` takes what changes, with `work` beside it on the same
+/// file-system, and what `lower` has is seen through it. Only within [`with_mounts`].
+///
+/// # Panics
+/// When it can't be.
+pub fn mount_layers(at: &Path, lower: &Path, upper: &Path, work: &Path) {
+    let [lower, upper, work] = [lower, upper, work].map(Path::display);
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(&*options)).expect("an overlay");
+}
+
 /// Makes what is mounted at `at` writable, or not. Only within [`with_mounts`].
 ///
 /// # Panics
@@ -63,7 +76,14 @@ pub fn remount(at: &Path, access: Access) {
         Access::Read => MsFlags::MS_RDONLY,
         Access::Write => MsFlags::empty(),
     };
-    mount(NONE, at, NONE, MsFlags::MS_REMOUNT | flags, NONE).expect("a remount");
+    let remounted = || mount(NONE, at, NONE, MsFlags::MS_REMOUNT | flags, NONE);
+    let mut attempts = 0;
+    // A process that another test starts at this moment has all that is open until it becomes another program.
+    while let Err(error) = remounted() {
+        attempts += 1;
+        assert!(error == Errno::EBUSY && attempts < 60_000, "{error}: it can't be remounted");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What a mount is for.

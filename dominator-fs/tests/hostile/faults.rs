@@ -9,7 +9,7 @@ use std::process::Command;
 
 use dominator_core::inode::Why;
 use dominator_fs::scan::{Scan, ScanError};
-use dominator_fs_testkit::{Entries, described, left_out, needs_root, observed};
+use dominator_fs_testkit::{Disk, Entries, described, left_out, observed, with_mounts};
 use serde_json::{Value, json};
 
 use crate::observer::{Observer, same};
@@ -190,47 +190,26 @@ fn a_process_that_runs_out_of_something_says_so_and_blames_no_file() {
     }
 }
 
-/// On a file-system of its own, one inode of which is then wiped out.
+/// On a file-system of its own, one inode of which is then wiped out. Nobody else sees that mount: another test could take
+/// it along, and what was written would not be on the disk yet when it is gone from here.
 #[test]
 fn a_damaged_inode_is_a_fact() {
     const TEST: &str = "faults::a_damaged_inode_is_a_fact";
-    if !needs_root(TEST) {
-        return;
-    }
-    let base = tempfile::tempdir().unwrap();
-    let (image, disk) = (base.path().join("image"), base.path().join("disk"));
-    fs::create_dir(&disk).unwrap();
-    let run = |program: &str, words: &[&std::ffi::OsStr]| {
-        Command::new(program).args(words).status().is_ok_and(|status| status.success())
-    };
-    fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
-    assert!(run("mkfs.ext4", &["-q".as_ref(), "-b".as_ref(), "4096".as_ref(), image.as_ref()]));
-    let mounted = Mounted::at(&image, &disk);
-    let Some(mounted) = mounted else { return left_out(TEST, "loop devices are refused") };
-    prepare(&disk.join("tree"));
-    let expected = but_for(&observed(&disk.join("tree"), &[]), &[("/the-file", Why::Unreadable)]);
-    drop(mounted);
-    assert!(run("debugfs", &["-w".as_ref(), "-R".as_ref(), "clri /tree/the-file".as_ref(), image.as_ref()]));
-    let _mounted = Mounted::at(&image, &disk).unwrap();
-    for look in Observer::on(&disk.join("tree")).try_look() {
-        assert_eq!(told(&look), expected);
-    }
-}
-
-/// A loop mount that ends with its scope.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn at(image: &Path, disk: &'a Path) -> Option<Self> {
-        let status =
-            Command::new("mount").args(["-o", "loop,errors=continue"]).args([image, disk]).status().ok()?;
-        status.success().then_some(Self(disk))
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.0).status();
-        assert!(std::thread::panicking() || unmounted.is_ok_and(|status| status.success()));
-    }
+    with_mounts(TEST, || {
+        let disk = match Disk::with(32 << 20, "errors=continue") {
+            Ok(disk) => disk,
+            Err(why) => return left_out(TEST, &why),
+        };
+        let tree = disk.path().join("tree");
+        prepare(&tree);
+        let expected = but_for(&observed(&tree, &[]), &[("/the-file", Why::Unreadable)]);
+        disk.damage(|device| {
+            let wipe = ["-w", "-R", "clri /tree/the-file"];
+            let wiped = Command::new("debugfs").args(wipe).arg(device).status().unwrap();
+            assert!(wiped.success());
+        });
+        for look in Observer::on(&tree).try_look() {
+            assert_eq!(told(&look), expected);
+        }
+    });
 }

@@ -75,6 +75,20 @@ impl Drop for Storm {
     }
 }
 
+/// Tells whoever reads the log what was seen: tests that find nothing wrong must show that they looked.
+pub(crate) fn say(what: &str) {
+    drop(writeln!(std::io::stdout().lock(), "{what}"));
+}
+
+/// Threads that go on until it is over are told when this is dropped, however that comes about.
+pub(crate) struct Over<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Goes round and round until the test wants no more, or is gone.
 pub(crate) fn rage(mut round: impl FnMut(&mut Dice)) {
     let over = Arc::new(AtomicBool::new(false));

@@ -1,18 +1,16 @@
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dominator_core::inode::{Mode, Timestamp};
 use dominator_core::plan::Plan;
 use dominator_fs::mounts::Mounts;
 use dominator_fs::root::{Beneath, Root};
-use dominator_fs::seam::{At, Kernel, Node, Remove, Rename, Seam};
+use dominator_fs::seam::{Kernel, Rename};
 use dominator_fs::traits::traits_of;
 use dominator_fs::update::{UpdateError, Updater};
-use dominator_fs_testkit::{mount_bind, mount_tmpfs, needs_root, unmount, with_mounts};
+use dominator_fs_testkit::{Call, Tap, Tapped, mount_bind, mount_tmpfs, needs_root, unmount, with_mounts};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::support::*;
@@ -61,7 +59,7 @@ fn machine_with_mounts(machine: Machine) -> Machine {
     machine
 }
 
-fn still_has_its_mounts(machine: &Machine) {
+fn still_has_its_mounts(machine: &mut Machine) {
     assert_eq!((machine.read("/a/mnt/mounted"), machine.read("/etc/bound")), (b"m".to_vec(), b"s".to_vec()));
     machine.is_tidy();
 }
@@ -87,7 +85,7 @@ fn mounts_stay_where_they_are_when_all_around_them_is_deleted_and_replaced() {
         assert_eq!(failed_paths(&report), ["/a", "/a/mnt", "/etc/bound", "/etc/bound"]);
         assert!(report.failures.iter().all(|failure| failure.reason.contains("mounted at /")), "{report:?}");
         assert_eq!(report.kept, [path("/etc/bound"), path("/a/mnt"), path("/a")]);
-        still_has_its_mounts(&machine);
+        still_has_its_mounts(&mut machine);
         assert_ne!(machine.mode("/a/mnt"), 0o711, "the mode of the mount is not the image's concern");
         unmount(&machine.at("/a/mnt"));
         unmount(&machine.at("/etc/bound"));
@@ -108,7 +106,7 @@ fn what_a_mount_keeps_is_wanted_deleted_again_only_when_it_is_unmounted() {
         let plan = machine.plan_for(&required);
         let report = machine.apply(plan.operations).unwrap();
         assert!(report.is_success(), "{:?}", report.failures);
-        still_has_its_mounts(&machine);
+        still_has_its_mounts(&mut machine);
         let held = machine.held();
         for kept in &report.kept {
             assert!(held.contains(kept), "{kept} would be forgotten by the next scan, and deleted for ever");
@@ -131,7 +129,7 @@ fn a_mount_made_between_plan_and_update_stays() {
             fs::create_dir_all(machine.at("/a/mnt")).unwrap();
             let late = machine.at("/a/mnt");
             let operations = vec![put("/a", symlink("x")), delete_directory("/a/mnt")];
-            let staged = machine.updater.prepare(&Plan { operations }, &machine.view).unwrap();
+            let staged = machine.journalled(operations);
             mount_tmpfs(&late, "size=1m");
             fs::write(late.join("mounted"), b"m").unwrap();
             let report = staged.swap().unwrap().commit().unwrap().report;
@@ -152,67 +150,25 @@ struct Meanwhile {
     then_full: AtomicBool,
 }
 
-impl Seam for Meanwhile {
-    fn mkdir(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
-        Kernel.mkdir(at, mode)
-    }
-    fn create(&self, at: At<'_>, mode: Mode) -> io::Result<File> {
-        Kernel.create(at, mode)
-    }
-    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-        Kernel.write(file, bytes)
-    }
-    fn reflink(&self, from: &File, to: &File) -> io::Result<()> {
-        Kernel.reflink(from, to)
-    }
-    fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
-        Kernel.truncate(file, len)
-    }
-    fn symlink(&self, target: &[u8], at: At<'_>) -> io::Result<()> {
-        Kernel.symlink(target, at)
-    }
-    fn mknod(&self, at: At<'_>, node: Node, mode: Mode) -> io::Result<()> {
-        Kernel.mknod(at, node, mode)
-    }
-    fn link(&self, from: At<'_>, to: At<'_>) -> io::Result<()> {
-        Kernel.link(from, to)
-    }
-    fn rename(&self, from: At<'_>, to: At<'_>, rename: Rename) -> io::Result<()> {
-        if rename == Rename::Exchange && self.armed.swap(false, Ordering::SeqCst) {
-            mount_tmpfs(&self.place, "size=1m");
-        }
-        Kernel.rename(from, to, rename)?;
-        if self.place.is_dir() && self.armed.swap(false, Ordering::SeqCst) {
-            mount_tmpfs(&self.place, "size=1m");
+impl Tap for Meanwhile {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        match call {
+            Call::Rename(.., Rename::Exchange) if self.armed.swap(false, Ordering::SeqCst) => {
+                mount_tmpfs(&self.place, "size=1m");
+            }
+            Call::Chmod(..) if self.then_full.swap(false, Ordering::SeqCst) => {
+                return Err(rustix::io::Errno::NOSPC.into());
+            }
+            _ => {}
         }
         Ok(())
     }
-    fn remove(&self, at: At<'_>, remove: Remove) -> io::Result<()> {
-        Kernel.remove(at, remove)
-    }
-    fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
-        if self.then_full.swap(false, Ordering::SeqCst) {
-            return Err(rustix::io::Errno::NOSPC.into());
+
+    fn after(&self, call: Call<'_>) {
+        let renamed = matches!(call, Call::Rename(..));
+        if renamed && self.place.is_dir() && self.armed.swap(false, Ordering::SeqCst) {
+            mount_tmpfs(&self.place, "size=1m");
         }
-        Kernel.chmod(at, mode)
-    }
-    fn chown(&self, at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
-        Kernel.chown(at, uid, gid)
-    }
-    fn set_mtime(&self, at: At<'_>, mtime: Timestamp) -> io::Result<()> {
-        Kernel.set_mtime(at, mtime)
-    }
-    fn set_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
-        Kernel.set_xattr(at, name, value)
-    }
-    fn remove_xattr(&self, at: At<'_>, name: &[u8]) -> io::Result<()> {
-        Kernel.remove_xattr(at, name)
-    }
-    fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Kernel.fsync(fd)
-    }
-    fn syncfs(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        Kernel.syncfs(fd)
     }
 }
 
@@ -222,16 +178,67 @@ fn a_mount_made_in_the_moment_a_directory_is_displaced_comes_back() {
         for beneath in [true, false] {
             let mut machine = if beneath { Machine::beneath_mounts() } else { Machine::new() };
             fs::create_dir_all(machine.at("/a/mnt")).unwrap();
-            let seam = Arc::new(Meanwhile { place: machine.at("/a/mnt"), ..Meanwhile::default() });
+            let seam = Arc::new(Tapped(Meanwhile { place: machine.at("/a/mnt"), ..Meanwhile::default() }));
             machine.restart_with(seam.clone());
             let operations = vec![put("/a", symlink("x")), delete_directory("/a/mnt")];
-            let staged = machine.updater.prepare(&Plan { operations }, &machine.view).unwrap();
-            seam.armed.store(true, Ordering::SeqCst);
+            let staged = machine.journalled(operations);
+            seam.0.armed.store(true, Ordering::SeqCst);
             let report = staged.swap().unwrap().commit().unwrap().report;
-            assert!(!seam.armed.load(Ordering::SeqCst));
+            assert!(!seam.0.armed.load(Ordering::SeqCst));
             assert_eq!((failed_paths(&report), report.kept), (vec!["/a".into()], vec![path("/a/mnt")]));
             machine.is_tidy();
             unmount(&machine.at("/a/mnt"));
+        }
+    });
+}
+
+/// The kernel, but right before the first rename of something out of its place, somebody mounts a file over a file, or a
+/// file-system over a directory.
+struct AtTheLastMoment {
+    source: PathBuf,
+    place: PathBuf,
+    armed: AtomicBool,
+}
+
+impl Tap for AtTheLastMoment {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        if let Call::Rename(from, to, _) = call
+            && [from.name, to.name].contains(&self.place.file_name().unwrap().as_encoded_bytes())
+            && self.armed.swap(false, Ordering::SeqCst)
+        {
+            mount_bind(&self.source, &self.place);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_mount_made_in_the_moment_its_place_is_displaced_or_deleted_stays() {
+    with_mounts("a_mount_made_in_the_moment_its_place_is_displaced_or_deleted_stays", || {
+        for beneath in [true, false] {
+            for operations in [
+                vec![put("/etc/place", symlink("x"))],
+                vec![put("/etc/place", file(0o644, b"x"))],
+                vec![link("/etc/place", "/source")],
+                vec![delete("/etc/place")],
+            ] {
+                let mut machine = if beneath { Machine::beneath_mounts() } else { Machine::new() };
+                machine.write("/etc/place", b"hidden");
+                machine.write("/source", b"mounted");
+                machine.offer(b"x");
+                let (source, place) = (machine.at("/source"), machine.at("/etc/place"));
+                let seam = Arc::new(AtTheLastMoment { source, place, armed: AtomicBool::new(true) });
+                machine.restart_with(Arc::new(Tapped(Arc::clone(&seam))));
+                let shown = format!("{operations:?}, beneath mounts: {beneath}");
+                let report = machine.apply(operations).unwrap();
+                assert!(!seam.armed.load(Ordering::SeqCst), "nothing was mounted: {shown}");
+                assert_eq!(machine.read("/etc/place"), b"mounted", "{shown}");
+                let told = failed_paths(&report) == ["/etc/place"] || report.kept == [path("/etc/place")];
+                assert!(told, "{shown}: {report:?}");
+                unmount(&machine.at("/etc/place"));
+                assert_eq!(machine.read("/etc/place"), b"hidden", "{shown}");
+                machine.is_tidy();
+            }
         }
     });
 }
@@ -240,12 +247,12 @@ fn a_mount_made_in_the_moment_a_directory_is_displaced_comes_back() {
 fn what_was_mounted_on_during_an_update_is_not_undone() {
     with_mounts("what_was_mounted_on_during_an_update_is_not_undone", || {
         let mut machine = Machine::beneath_mounts();
-        let seam = Arc::new(Meanwhile { place: machine.at("/new/sub"), ..Meanwhile::default() });
+        let seam = Arc::new(Tapped(Meanwhile { place: machine.at("/new/sub"), ..Meanwhile::default() }));
         machine.restart_with(seam.clone());
         let operations = vec![make("/new", 0o755), make("/new/sub", 0o755), set(&["/"], directory(0o750))];
-        let staged = machine.updater.prepare(&Plan { operations }, &machine.view).unwrap();
-        seam.armed.store(true, Ordering::SeqCst);
-        seam.then_full.store(true, Ordering::SeqCst);
+        let staged = machine.journalled(operations);
+        seam.0.armed.store(true, Ordering::SeqCst);
+        seam.0.then_full.store(true, Ordering::SeqCst);
         let error = staged.swap().unwrap_err();
         let UpdateError::Halted { not_undone, .. } = &error else { panic!("{error}") };
         let left: Vec<_> = not_undone.iter().map(|failure| failure.path.to_string()).collect();
@@ -347,7 +354,7 @@ fn without_the_right_to_look_below_mounts_a_root_is_as_everybody_sees_it() {
             matches!(beneath, Beneath::No { .. }) && beneath.to_string().contains("CAP_SYS_ADMIN"),
             "{beneath}"
         );
-        drop(Updater::new(root, Arc::new(Kernel)).unwrap());
+        drop(Updater::open(root, Arc::new(Kernel)).unwrap().0);
         assert!(Root::open_beneath_mounts(&dir.path().join("missing")).is_err());
     })
     .join()

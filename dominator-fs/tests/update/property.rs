@@ -9,7 +9,7 @@ use crate::support::{Machine, is_root};
 
 /// One step in making a random tree. Steps that don't fit the tree are passed over.
 #[derive(Clone, Debug)]
-enum Grow {
+pub(crate) enum Grow {
     Directory { at: String, mode: u32 },
     File { at: String, contents: u8, mode: u32, mtime: i64, note: bool },
     Symlink { at: String, to: String },
@@ -19,7 +19,7 @@ enum Grow {
     Owner { at: String, uid: u32 },
 }
 
-fn grow(root: &Path, steps: &[Grow]) {
+pub(crate) fn grow(root: &Path, steps: &[Grow]) {
     let fixed = |at: &Path, mtime| {
         let time = Timespec { tv_sec: mtime, tv_nsec: 5 };
         let times = Timestamps { last_access: time, last_modification: time };
@@ -89,7 +89,7 @@ fn step() -> impl Strategy<Value = Grow> {
     ]
 }
 
-fn objects_of(machine: &Machine, operations: &[Operation]) {
+pub(crate) fn objects_of(machine: &Machine, operations: &[Operation]) {
     for operation in operations {
         if let Operation::Put { inode, .. } = operation
             && let Some((_, size)) = inode.object()

@@ -1,5 +1,6 @@
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink as make_symlink};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use dominator_core::inode::{Inode, Kind, Timestamp};
@@ -7,9 +8,9 @@ use dominator_core::object::ObjectId;
 use dominator_core::plan::{Operation, Plan};
 use dominator_core::view::View;
 use dominator_fs::root::Root;
-use dominator_fs::seam::Kernel;
+use dominator_fs::seam::{IFlags, Kernel};
 use dominator_fs::service::changed;
-use dominator_fs::update::{UpdateError, Updater, WorkError};
+use dominator_fs::update::{Reason, UpdateError, Updater, WorkError};
 use dominator_fs_testkit::{left_out, mount_tmpfs, needs_root, unmount, with_mounts};
 
 use crate::support::*;
@@ -84,7 +85,7 @@ fn no_symbolic_link_leads_out_of_the_root() {
     let mode = outside.path().metadata().unwrap().mode();
     let report = machine.apply(plan).unwrap();
     // What is to be deleted is not there: in this root nothing is behind a link.
-    assert_eq!(failed_paths(&report), ["/out/victim", "/out/victim", "/out/dir", "/out/link", "/out"]);
+    assert_eq!(failed_paths(&report), ["/out/victim", "/out", "/out/victim", "/out/dir", "/out/link"]);
     assert_eq!(std::fs::read(outside.path().join("victim")).unwrap(), b"v");
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
     assert_eq!(outside.path().metadata().unwrap().mode(), mode);
@@ -118,6 +119,21 @@ fn a_set_uid_program_is_never_made_of_an_inode_somebody_may_write_to() {
 }
 
 #[test]
+fn what_is_given_to_another_owner_is_out_of_the_hands_of_the_former() {
+    if !needs_root("what_is_given_to_another_owner_is_out_of_the_hands_of_the_former") {
+        return;
+    }
+    let mut machine = Machine::new();
+    machine.write("/mine", b"good");
+    std::os::unix::fs::chown(machine.at("/mine"), Some(1234), None).unwrap();
+    let open = std::fs::OpenOptions::new().write(true).open(machine.at("/mine")).unwrap();
+    machine.applied(vec![set(&["/mine"], file(0o644, b"good"))]);
+    io::Write::write_all(&mut &open, b"evil").unwrap();
+    assert_eq!(machine.read("/mine"), b"good");
+    assert_eq!(machine.at("/mine").metadata().unwrap().uid(), 0);
+}
+
+#[test]
 fn a_file_whose_contents_changed_since_the_scan_gets_no_privileges() {
     let mut machine = Machine::new();
     machine.write("/tool", b"evil");
@@ -142,13 +158,12 @@ fn debris_of_a_dead_attempt_is_removed_and_objects_are_kept() {
     let mut machine = Machine::new();
     let id = machine.offer(b"kept");
     let deep = ["d"; 300].join("/");
-    for part in ["/.subd/staging", "/.subd/aside"] {
-        std::fs::create_dir_all(machine.at(part).join(&deep)).unwrap();
-        std::fs::write(machine.at(part).join("7"), b"debris").unwrap();
-        let locked = machine.at(part).join("0");
-        std::fs::create_dir_all(locked.join("inner")).unwrap();
-        std::fs::set_permissions(&locked, PermissionsExt::from_mode(0o500)).unwrap();
-    }
+    let slots = machine.at("/.subd/slots");
+    std::fs::create_dir_all(slots.join(&deep)).unwrap();
+    std::fs::write(slots.join("7"), b"debris").unwrap();
+    let locked = slots.join("0");
+    std::fs::create_dir_all(locked.join("inner")).unwrap();
+    std::fs::set_permissions(&locked, PermissionsExt::from_mode(0o500)).unwrap();
     std::fs::write(machine.at("/.subd/objects").join(format!("{id}~")), b"half").unwrap();
     let Machine { dir, root, updater, .. } = machine;
     drop(updater);
@@ -164,7 +179,7 @@ fn a_work_directory_that_is_not_ours_is_refused() {
     let open = |prepare: &dyn Fn(&std::path::Path)| {
         let dir = tempfile::tempdir().unwrap();
         prepare(&dir.path().join(".subd"));
-        Updater::new(Root::open(dir.path()).unwrap(), Arc::new(Kernel)).unwrap_err()
+        Updater::open(Root::open(dir.path()).unwrap(), Arc::new(Kernel)).unwrap_err()
     };
     let elsewhere = tempfile::tempdir().unwrap();
     let errors = [
@@ -180,30 +195,92 @@ fn a_work_directory_that_is_not_ours_is_refused() {
     }
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     let machine = Machine::new();
-    let second = Updater::new(machine.root.clone(), Arc::new(Kernel)).unwrap_err();
+    let second = Updater::open(machine.root.clone(), Arc::new(Kernel)).unwrap_err();
     assert!(matches!(second, WorkError::Busy), "{second}");
 }
 
 #[test]
-fn an_immutable_file_is_a_failure_of_its_own_and_the_rest_goes_on() {
-    let mut machine = Machine::new();
-    machine.write("/fixed", b"1");
-    let open = std::fs::File::open(machine.at("/fixed")).unwrap();
-    let test = "an_immutable_file_is_a_failure_of_its_own_and_the_rest_goes_on";
+fn what_is_immutable_is_replaced_and_is_as_immutable_as_before() {
+    let test = "what_is_immutable_is_replaced_and_is_as_immutable_as_before";
     if !needs_root(test) {
         return;
     }
-    let Ok(flags) = rustix::fs::ioctl_getflags(&open) else {
-        return left_out(test, "files have no flags here");
-    };
-    if let Err(error) = rustix::fs::ioctl_setflags(&open, flags | rustix::fs::IFlags::IMMUTABLE) {
-        return left_out(test, &format!("no file can be made immutable here: {error}"));
+    let mut machine = Machine::new();
+    for at in ["/dir/fixed", "/log", "/gone", "/open/set"] {
+        machine.write(at, b"1");
     }
-    machine.write("/free", b"2");
-    let report = machine.apply(vec![put("/fixed", symlink("x")), delete("/free")]).unwrap();
-    rustix::fs::ioctl_setflags(&open, flags).unwrap();
-    assert_eq!(failed_paths(&report), ["/fixed"]);
-    assert!(!machine.has("/free") && machine.read("/fixed") == b"1");
+    let flags = |at: PathBuf| rustix::fs::ioctl_getflags(std::fs::File::open(at).unwrap());
+    let set = |at: PathBuf, flags| rustix::fs::ioctl_setflags(std::fs::File::open(at).unwrap(), flags);
+    let Ok(plain) = flags(machine.at("/log")) else { return left_out(test, "files have no flags here") };
+    let fixed = [
+        ("/dir/fixed", IFlags::IMMUTABLE),
+        ("/dir", IFlags::IMMUTABLE),
+        ("/log", IFlags::APPEND),
+        ("/gone", IFlags::IMMUTABLE),
+        ("/open/set", IFlags::IMMUTABLE),
+    ];
+    for (at, flag) in fixed {
+        if let Err(error) = set(machine.at(at), flags(machine.at(at)).unwrap() | flag) {
+            return left_out(test, &format!("no file can be made immutable here: {error}"));
+        }
+    }
+    let before = machine.scan().id();
+    machine.offer(b"new");
+    machine.offer(b"more");
+    let plan = vec![
+        put("/dir/fixed", file(0o644, b"new")),
+        put("/log", file(0o644, b"more")),
+        crate::support::set(&["/open/set"], file(0o600, b"1")),
+        delete("/gone"),
+    ];
+    let report = machine.apply(plan).unwrap();
+    assert_eq!(failed_paths(&report), [""; 0]);
+    let of = |at: &str| flags(machine.at(at)).unwrap() & (IFlags::IMMUTABLE | IFlags::APPEND);
+    assert_eq!((machine.read("/dir/fixed"), machine.read("/log")), (b"new".to_vec(), b"more".to_vec()));
+    assert_eq!((machine.mode("/open/set"), machine.has("/gone")), (0o600, false));
+    for (at, flag) in fixed.iter().filter(|(at, _)| *at != "/gone") {
+        assert_eq!(of(at), *flag, "{at}");
+    }
+    let report = machine.updater.undo(Reason::Asked).unwrap();
+    assert_eq!((&report.conflicts, &report.failures), (&vec![], &vec![]));
+    let of = |at: &str| flags(machine.at(at)).unwrap() & (IFlags::IMMUTABLE | IFlags::APPEND);
+    assert_eq!(machine.scan().id(), before);
+    for (at, flag) in fixed {
+        assert_eq!(of(at), flag, "{at}, undone");
+        set(machine.at(at), plain).unwrap();
+    }
+    machine.is_tidy();
+}
+
+#[test]
+fn what_is_immutable_takes_a_further_name_and_loses_it_again_and_stays_so() {
+    let test = "what_is_immutable_takes_a_further_name_and_loses_it_again_and_stays_so";
+    if !needs_root(test) {
+        return;
+    }
+    for flag in [IFlags::IMMUTABLE, IFlags::APPEND] {
+        let mut machine = Machine::new();
+        machine.write("/target", b"1");
+        machine.write("/there", b"2");
+        let opened = std::fs::File::open(machine.at("/target")).unwrap();
+        let Ok(plain) = rustix::fs::ioctl_getflags(&opened) else {
+            return left_out(test, "files have no flags here");
+        };
+        if let Err(error) = rustix::fs::ioctl_setflags(&opened, plain | flag) {
+            return left_out(test, &format!("no file can be made immutable here: {error}"));
+        }
+        let is_fixed = || rustix::fs::ioctl_getflags(&opened).unwrap().contains(flag);
+        let before = machine.scan().id();
+        let report = machine.apply(vec![link("/new", "/target"), link("/there", "/target")]).unwrap();
+        assert_eq!(failed_paths(&report), [""; 0]);
+        let ino = machine.ino("/target");
+        assert_eq!((machine.ino("/new"), machine.ino("/there"), is_fixed()), (ino, ino, true));
+        assert!(machine.updater.undo(Reason::Asked).unwrap().not_as_before().is_empty());
+        assert_eq!((machine.scan().id(), machine.has("/new"), is_fixed()), (before, false, true));
+        machine.is_tidy();
+        assert!(is_fixed(), "also when what was staged is gone");
+        rustix::fs::ioctl_setflags(&opened, plain).unwrap();
+    }
 }
 
 #[test]
@@ -224,7 +301,7 @@ fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
             delete_directory("/a/mnt"),
         ];
         let report = machine.apply(plan).unwrap();
-        let failed = ["/a/mnt/file", "/a", "/a/mnt", "/a/mnt/new", "/a/mnt/file"];
+        let failed = ["/a/mnt/file", "/a/mnt/new", "/a/mnt/file", "/a", "/a/mnt"];
         assert_eq!(failed_paths(&report), failed);
         assert_ne!(machine.mode("/a/mnt/file"), 0o600);
         assert_eq!(report.kept, [path("/a/mnt")], "it is told of, but no failure: nobody can do anything");
@@ -233,14 +310,16 @@ fn mount_points_and_what_leads_to_them_are_never_replaced_or_deleted() {
 }
 
 #[test]
-fn a_disk_that_fills_up_half_way_leaves_everything_as_it_was() {
-    with_mounts("a_disk_that_fills_up_half_way_leaves_everything_as_it_was", || {
+fn a_disk_that_fills_up_half_way_leaves_everything_as_it_was_and_what_is_journalled_needs_no_room() {
+    let test =
+        "a_disk_that_fills_up_half_way_leaves_everything_as_it_was_and_what_is_journalled_needs_no_room";
+    with_mounts(test, || {
         let dir = tempfile::tempdir().unwrap();
         mount_tmpfs(dir.path(), "size=40m,nr_inodes=100");
         let mut machine = Machine::within(dir);
-        machine.write("/changed", b"old");
-        machine.write("/deleted", b"old");
-        machine.write("/linked", b"old");
+        for at in ["/changed", "/deleted", "/linked"] {
+            machine.write(at, b"old");
+        }
         machine.offer(b"new");
         let before = machine.scan().id();
         let operations = vec![
@@ -250,22 +329,34 @@ fn a_disk_that_fills_up_half_way_leaves_everything_as_it_was() {
             set(&["/"], directory(0o750)),
             link("/linked", "/changed"),
         ];
+        let plan = Plan { operations };
         let root = machine.dir.path().to_owned();
-        let staged = machine.updater.prepare(&Plan { operations }, &machine.view).unwrap();
         let fill =
-            (0..200).take_while(|n| std::fs::write(root.join(format!("fill{n}")), b"").is_ok()).count();
-        let error = staged.swap().unwrap_err();
-        let UpdateError::Halted { path: at, not_undone, .. } = &error else { panic!("{error}") };
-        assert_eq!((at, &not_undone[..]), (&path("/linked"), &[][..]));
-        for n in 0..fill {
-            std::fs::remove_file(root.join(format!("fill{n}"))).unwrap();
-        }
+            || (0..200).take_while(|n| std::fs::write(root.join(format!("fill{n}")), b"").is_ok()).count();
+        let empty = |count| {
+            for n in 0..count {
+                std::fs::remove_file(root.join(format!("fill{n}"))).unwrap();
+            }
+        };
+        let begun = machine.updater.begin(&plan, &machine.view).unwrap();
+        let filled = fill();
+        let error = begun.stage().unwrap_err();
+        assert!(matches!(&error, UpdateError::Staging { path: at, .. } if *at == path("/added")), "{error}");
+        empty(filled);
         assert_eq!(machine.scan().id(), before);
-        assert_eq!(
-            machine.updater.objects().size(&ObjectId::of(b"new")).unwrap(),
-            Some(3),
-            "kept for next time"
-        );
+        let kept = machine.updater.objects().size(&ObjectId::of(b"new")).unwrap();
+        assert_eq!(kept, Some(3), "kept for next time");
+        machine.is_tidy();
+
+        let journalled =
+            machine.updater.begin(&plan, &machine.view).unwrap().stage().unwrap().journal(b"", None).unwrap();
+        let filled = fill();
+        let report = journalled.swap().unwrap().commit().unwrap().report;
+        assert!(report.is_success(), "{:?}", report.failures);
+        assert_eq!((machine.read("/linked"), machine.has("/deleted")), (b"new".to_vec(), false));
+        assert!(machine.updater.undo(Reason::Asked).unwrap().not_as_before().is_empty());
+        empty(filled);
+        assert_eq!(machine.scan().id(), before);
         drop(machine.updater);
         unmount(&root);
     });
@@ -291,17 +382,15 @@ fn an_update_that_needs_more_room_than_there_is_does_not_begin() {
 
 mod faults {
     use std::cell::RefCell;
-    use std::fs::File;
-    use std::os::fd::BorrowedFd;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use dominator_core::inode::Mode;
     use dominator_core::port::{ServiceAction, ServiceError, ServiceRunner};
     use dominator_core::trigger::Triggers;
     use dominator_fs::root::{Statx, inode_at};
-    use dominator_fs::seam::{At, Node, Remove, Rename, Seam};
+    use dominator_fs::seam::{At, Rename};
     use dominator_fs::service::{Activation, Debt, Due};
+    use dominator_fs_testkit::{Call, Tap, Tapped};
 
     use super::*;
 
@@ -323,14 +412,6 @@ mod faults {
     }
 
     impl Faulty {
-        fn call<T>(&self, real: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-            let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
-            if number == self.failing.load(Ordering::SeqCst) {
-                return Err(rustix::io::Errno::IO.into());
-            }
-            real()
-        }
-
         fn stat(at: At<'_>) -> Statx {
             if at.name.is_empty() {
                 dominator_fs::root::inode_of(at.dir).unwrap()
@@ -353,75 +434,43 @@ mod faults {
         }
     }
 
-    impl Seam for Faulty {
-        fn mkdir(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
-            self.call(|| Kernel.mkdir(at, mode))
-        }
-        fn create(&self, at: At<'_>, mode: Mode) -> io::Result<File> {
-            self.call(|| Kernel.create(at, mode))
-        }
-        fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-            self.call(|| Kernel.write(file, bytes))
-        }
-        fn reflink(&self, from: &File, to: &File) -> io::Result<()> {
-            Kernel.reflink(from, to)
-        }
-        fn truncate(&self, file: &File, len: u64) -> io::Result<()> {
-            self.call(|| Kernel.truncate(file, len))
-        }
-        fn symlink(&self, target: &[u8], at: At<'_>) -> io::Result<()> {
-            self.call(|| Kernel.symlink(target, at))
-        }
-        fn mknod(&self, at: At<'_>, node: Node, mode: Mode) -> io::Result<()> {
-            self.call(|| Kernel.mknod(at, node, mode))
-        }
-        fn link(&self, from: At<'_>, to: At<'_>) -> io::Result<()> {
-            self.call(|| Kernel.link(from, to))
-        }
-        fn rename(&self, from: At<'_>, to: At<'_>, rename: Rename) -> io::Result<()> {
-            if self.simple && rename == Rename::Exchange {
-                return Err(rustix::io::Errno::INVAL.into());
-            }
-            let visited = self.visited.lock().unwrap();
-            if let (Some(staging), Rename::Exchange) = (&*visited, rename) {
-                if self.exchanges.fetch_add(1, Ordering::SeqCst) == 1 {
-                    return Err(rustix::io::Errno::IO.into());
+    impl Tap for Faulty {
+        fn before(&self, call: Call<'_>) -> io::Result<()> {
+            match call {
+                Call::Rename(.., Rename::Exchange) if self.simple => {
+                    return Err(rustix::io::Errno::INVAL.into());
                 }
-                Kernel.rename(from, to, rename)?;
+                Call::Rename(.., Rename::Exchange) if self.visited.lock().unwrap().is_some() => {
+                    let second = self.exchanges.fetch_add(1, Ordering::SeqCst) == 1;
+                    return if second { Err(rustix::io::Errno::IO.into()) } else { Ok(()) };
+                }
+                Call::Chmod(at, mode) => {
+                    assert!(
+                        !Self::is_directory(at) || mode.bits() & 0o1002 != 2,
+                        "everybody may delete in there"
+                    );
+                    if mode.bits() & 0o6000 != 0 {
+                        assert_eq!(Self::owner(at), self.privileged, "a set-uid bit met the wrong owner");
+                    }
+                }
+                Call::Chown(at, ..) => assert!(!Self::is_privileged(at), "a set-uid file changed hands"),
+                Call::Syncfs(_) => drop(self.syncs.fetch_add(1, Ordering::SeqCst)),
+                Call::Reflink(..) => return Ok(()),
+                _ => {}
+            }
+            let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+            if number == self.failing.load(Ordering::SeqCst) {
+                return Err(rustix::io::Errno::IO.into());
+            }
+            Ok(())
+        }
+
+        fn after(&self, call: Call<'_>) {
+            let visited = self.visited.lock().unwrap();
+            if let (Some(staging), Call::Rename(from, _, Rename::Exchange)) = (&*visited, call) {
                 let slot = std::str::from_utf8(from.name).unwrap();
-                return std::fs::write(staging.join(slot).join("late"), b"precious").or(Ok(()));
+                std::fs::write(staging.join(slot).join("late"), b"precious").unwrap_or_default();
             }
-            self.call(|| Kernel.rename(from, to, rename))
-        }
-        fn remove(&self, at: At<'_>, remove: Remove) -> io::Result<()> {
-            self.call(|| Kernel.remove(at, remove))
-        }
-        fn chmod(&self, at: At<'_>, mode: Mode) -> io::Result<()> {
-            assert!(!Self::is_directory(at) || mode.bits() & 0o1002 != 2, "everybody may delete in there");
-            if mode.bits() & 0o6000 != 0 {
-                assert_eq!(Self::owner(at), self.privileged, "a set-uid bit met the wrong owner");
-            }
-            self.call(|| Kernel.chmod(at, mode))
-        }
-        fn chown(&self, at: At<'_>, uid: u32, gid: u32) -> io::Result<()> {
-            assert!(!Self::is_privileged(at), "a set-uid file changed hands");
-            self.call(|| Kernel.chown(at, uid, gid))
-        }
-        fn set_mtime(&self, at: At<'_>, mtime: Timestamp) -> io::Result<()> {
-            self.call(|| Kernel.set_mtime(at, mtime))
-        }
-        fn set_xattr(&self, at: At<'_>, name: &[u8], value: &[u8]) -> io::Result<()> {
-            self.call(|| Kernel.set_xattr(at, name, value))
-        }
-        fn remove_xattr(&self, at: At<'_>, name: &[u8]) -> io::Result<()> {
-            self.call(|| Kernel.remove_xattr(at, name))
-        }
-        fn fsync(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-            self.call(|| Kernel.fsync(fd))
-        }
-        fn syncfs(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-            self.syncs.fetch_add(1, Ordering::SeqCst);
-            self.call(|| Kernel.syncfs(fd))
         }
     }
 
@@ -459,7 +508,7 @@ mod faults {
         machine.offer(b"tool");
         let Machine { dir, root, updater, view } = machine;
         drop(updater);
-        let updater = Updater::new(root.clone(), seam).unwrap();
+        let updater = Updater::open(root.clone(), Arc::new(Tapped(seam))).unwrap().0;
         machine = Machine { dir, root, updater, view };
         machine
     }
@@ -508,17 +557,17 @@ mod faults {
     fn with_seam(seam: Arc<Faulty>) -> Machine {
         let Machine { dir, root, updater, view } = Machine::new();
         drop(updater);
-        let updater = Updater::new(root.clone(), seam).unwrap();
+        let updater = Updater::open(root.clone(), Arc::new(Tapped(seam))).unwrap().0;
         Machine { dir, root, updater, view }
     }
 
     #[test]
     fn a_file_system_no_update_can_be_made_on_is_refused_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let seam = Arc::new(Faulty { simple: true, ..Faulty::default() });
-        let error = Updater::new(Root::open(dir.path()).unwrap(), seam).unwrap_err();
+        let seam = Arc::new(Tapped(Faulty { simple: true, ..Faulty::default() }));
+        let error = Updater::open(Root::open(dir.path()).unwrap(), seam).unwrap_err();
         assert!(matches!(error, WorkError::NoExchange), "{error}");
-        assert_eq!(std::fs::read_dir(dir.path().join(".subd/aside")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(dir.path().join(".subd/slots")).unwrap().count(), 0);
     }
 
     #[test]
@@ -526,11 +575,22 @@ mod faults {
         let mut machine = Machine::new();
         let plan = Plan { operations: vec![put("/new", symlink("x"))] };
         // Put in place, and never waited for.
-        drop(machine.updater.prepare(&plan, &machine.view).unwrap().swap().unwrap());
+        drop(
+            machine
+                .updater
+                .begin(&plan, &machine.view)
+                .unwrap()
+                .stage()
+                .unwrap()
+                .journal(b"", None)
+                .unwrap()
+                .swap()
+                .unwrap(),
+        );
         let Machine { dir, root, updater, view } = machine;
         drop(updater);
         let seam = Arc::new(Faulty::default());
-        let updater = Updater::new(root.clone(), Arc::clone(&seam) as Arc<dyn Seam>).unwrap();
+        let updater = Updater::open(root.clone(), Arc::new(Tapped(Arc::clone(&seam)))).unwrap().0;
         let mut machine = Machine { dir, root, updater, view };
         machine.applied(vec![]);
         assert_eq!(seam.syncs.load(Ordering::SeqCst), 1);
@@ -543,7 +603,7 @@ mod faults {
         let seam = Arc::new(Faulty::default());
         let mut machine = with_seam(Arc::clone(&seam));
         std::fs::create_dir(machine.at("/d")).unwrap();
-        *seam.visited.lock().unwrap() = Some(machine.at("/.subd/staging"));
+        *seam.visited.lock().unwrap() = Some(machine.at("/.subd/slots"));
         let error = machine.apply(vec![put("/d", symlink("x"))]).unwrap_err();
         assert!(matches!(&error, UpdateError::Halted { not_undone, .. } if not_undone.is_empty()), "{error}");
         assert_eq!(machine.read("/d/late"), b"precious");
@@ -555,7 +615,8 @@ mod faults {
     impl ServiceRunner for Doomed {
         fn run(&self, action: ServiceAction, service: &str) -> Result<(), ServiceError> {
             if action == ServiceAction::Stop {
-                self.0.failing.store(self.0.calls.load(Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // The journal is written to and waited for; then comes the first rename.
+                self.0.failing.store(self.0.calls.load(Ordering::SeqCst) + 3, Ordering::SeqCst);
                 return Ok(());
             }
             let (action, service) = (action.verb(), service.to_owned());
@@ -573,7 +634,7 @@ mod faults {
         let changed = changed(&plan, &before);
         let activation = Activation::new(&Triggers::default(), &triggers, changed.iter().copied());
         let ledger = RefCell::default();
-        let made = machine.updater.activate(&plan, &machine.view, &activation, &Doomed(seam), &ledger);
+        let made = machine.updater.activate(&plan, &machine.view, b"", &activation, &Doomed(seam), &ledger);
         let error = made.unwrap_err();
         assert!(matches!(error.error, UpdateError::Halted { .. }), "{error}");
         let words = error.to_string();
@@ -610,7 +671,7 @@ fn an_update_given_up_keeps_its_objects_and_the_tree() {
     let id = machine.offer(b"later");
     let before = machine.scan().id();
     let plan = Plan { operations: vec![put("/f", file(0o644, b"later"))] };
-    machine.updater.prepare(&plan, &View::everything()).unwrap().abandon().unwrap();
+    machine.updater.begin(&plan, &View::everything()).unwrap().stage().unwrap().abandon().unwrap();
     assert_eq!(machine.updater.objects().size(&id).unwrap(), Some(5));
     assert_eq!(machine.scan().id(), before);
     machine.is_tidy();

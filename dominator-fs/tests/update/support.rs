@@ -13,8 +13,8 @@ use dominator_core::view::View;
 use dominator_fs::root::{Beneath, Root};
 use dominator_fs::scan::{Cancel, Scanner};
 use dominator_fs::seam::{Kernel, Seam};
-use dominator_fs::traits::traits_of;
-use dominator_fs::update::{UpdateError, Updater};
+use dominator_fs::update::{Journalled, Recovery, Update, UpdateError, Updater, WorkError};
+use dominator_fs_testkit::scenario::view_of;
 use tempfile::TempDir;
 
 /// A machine: a directory of its own with an updater.
@@ -47,18 +47,39 @@ impl Machine {
     }
 
     fn with(dir: TempDir, root: Root) -> Self {
-        let traits = traits_of(&root);
-        let view = View { xattrs: traits.xattrs, ownership: traits.ownership, ..View::everything() };
-        let updater = Updater::new(root.clone(), Arc::new(Kernel)).unwrap();
+        let view = view_of(&root);
+        let updater = Updater::open(root.clone(), Arc::new(Kernel)).unwrap().0;
         Self { dir, root, updater, view }
     }
 
     /// As if the agent had been started anew.
     pub(crate) fn restart_with(&mut self, seam: Arc<dyn Seam>) {
+        self.try_restart_with(seam).unwrap();
+    }
+
+    /// The same, where it may fail: there is no updater of this root then.
+    pub(crate) fn try_restart_with(&mut self, seam: Arc<dyn Seam>) -> Result<Recovery, WorkError> {
+        self.let_go();
+        let mut attempts = 0;
+        let (updater, recovery) = loop {
+            match Updater::open(self.root.clone(), Arc::clone(&seam)) {
+                // A process that another test starts at this moment has the lock until it becomes another program.
+                Err(WorkError::Busy) if attempts < 60_000 => {
+                    attempts += 1;
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                other => break other?,
+            }
+        };
+        self.updater = updater;
+        Ok(recovery)
+    }
+
+    /// Drops the updater: another one may be opened.
+    pub(crate) fn let_go(&mut self) {
         let elsewhere = tempfile::tempdir().unwrap();
-        let none = Updater::new(Root::open(elsewhere.path()).unwrap(), Arc::new(Kernel)).unwrap();
+        let (none, _) = Updater::open(Root::open(elsewhere.path()).unwrap(), Arc::new(Kernel)).unwrap();
         drop(std::mem::replace(&mut self.updater, none));
-        self.updater = Updater::new(self.root.clone(), seam).unwrap();
     }
 
     /// What can't be deleted by deleting all that is in the tree.
@@ -107,6 +128,12 @@ impl Machine {
         self.updater.apply(&Plan { operations }, &self.view)
     }
 
+    /// An update that is ready to be swapped.
+    pub(crate) fn journalled(&mut self, operations: Vec<Operation>) -> Update<'_, Journalled> {
+        let plan = Plan { operations };
+        self.updater.begin(&plan, &self.view).unwrap().stage().unwrap().journal(b"", None).unwrap()
+    }
+
     /// Applies and expects everything to be done.
     pub(crate) fn applied(&mut self, operations: Vec<Operation>) -> UpdateReport {
         let report = self.apply(operations).unwrap();
@@ -131,12 +158,35 @@ impl Machine {
         comparison.plan().unwrap().plan
     }
 
-    /// Nothing is left in the work directory but objects.
-    pub(crate) fn is_tidy(&self) {
-        for part in ["staging", "aside"] {
+    /// Those of the operations that are not as if they had been carried out.
+    pub(crate) fn plan_of(&self, operations: &[Operation]) -> Vec<Operation> {
+        let snapshot = self.scan();
+        let is_right = |at: &ImagePath, wanted: &Inode| {
+            let wanted = self.view.inode(wanted);
+            snapshot
+                .inode(at)
+                .is_some_and(|found| found.same_contents(&wanted) && found.same_attributes(&wanted))
+        };
+        let is_made = |operation: &&Operation| match operation {
+            Operation::MakeDirectory { path, inode } | Operation::Put { path, inode } => {
+                is_right(path, inode)
+            }
+            Operation::SetMetadata { paths, inode } => paths.iter().all(|path| is_right(path, inode)),
+            Operation::Link { path, target } => self.ino(&path.to_string()) == self.ino(&target.to_string()),
+            Operation::Delete { path, .. } => snapshot.inode(path).is_none(),
+            other => panic!("{other}"),
+        };
+        operations.iter().filter(|operation| !is_made(operation)).cloned().collect()
+    }
+
+    /// Nothing is left in the work directory but objects once the update is cleaned up.
+    pub(crate) fn is_tidy(&mut self) {
+        self.updater.clean_up().unwrap();
+        for part in ["slots", "conflicts"] {
             let left: Vec<_> = std::fs::read_dir(self.at("/.subd").join(part)).unwrap().collect();
             assert!(left.is_empty(), "{part}: {left:?}");
         }
+        assert!(!self.has("/.subd/journal") && !self.has("/.subd/journal~"));
     }
 }
 

@@ -6,8 +6,10 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
-use super::{read, with_suffix};
+use super::{MAX_FILE, open_key, read, with_suffix};
+use crate::ca::{Authority, RevocationList, Revoked};
 use crate::certificate::Serial;
 use crate::error::PkiError;
 
@@ -28,7 +30,7 @@ pub fn save_key(path: &Path, pem: &str, existing: Existing) -> Result<(), PkiErr
     save(path, pem.as_bytes(), 0o600, existing)
 }
 
-/// Writes a certificate, mode 0644.
+/// Writes a certificate or a request for one, mode 0644.
 ///
 /// # Errors
 /// [`PkiError::AlreadyExists`], [`PkiError::Write`].
@@ -45,8 +47,7 @@ pub fn save_certificate(path: &Path, pem: &str, existing: Existing) -> Result<()
 /// # Errors
 /// [`PkiError::BadSerialFile`], [`PkiError::Read`], [`PkiError::Write`].
 pub fn next_serial(stem: &Path, key: &Path) -> Result<Serial, PkiError> {
-    let locked = File::open(key).and_then(|file| file.lock().map(|()| file));
-    let lock = locked.map_err(|source| PkiError::Read { path: key.into(), source })?;
+    let lock = lock(key)?;
     let counter = with_suffix(stem, ".serial");
     let last = match last_serial(&counter)? {
         Some(last) => last,
@@ -57,6 +58,74 @@ pub fn next_serial(stem: &Path, key: &Path) -> Result<Serial, PkiError> {
     save(&counter, format!("{next}\n").as_bytes(), 0o644, Existing::Replace)?;
     drop(lock);
     Ok(u128::from(next).into())
+}
+
+/// A list of revoked certificates that was added to.
+#[derive(Clone, Debug)]
+pub struct Extended {
+    /// As it is now.
+    pub list: RevocationList,
+    /// How many of its certificates, the last ones, were not on it before.
+    pub added: usize,
+}
+
+/// Adds to the list of certificates that the authority `stem` has taken back, in `<stem>.crl.pem`, and makes it current for
+/// `days` days from now; with nothing to add, that is all it does.
+///
+/// The list must be the authority's own, and the new one takes its place in one step. Two callers lose nothing of each
+/// other's, as with [`next_serial`]. With nothing to add there must be a list: an empty one in the place of one that was
+/// mislaid would give everything back that was taken.
+///
+/// # Errors
+/// [`PkiError::BadRevocationList`], [`PkiError::NoRevocationList`], [`PkiError::BadRequest`], [`PkiError::TooLong`] when no
+/// reader would take it, [`PkiError::Read`], [`PkiError::Write`].
+pub fn revoke(
+    stem: &Path,
+    key: &Path,
+    authority: &Authority,
+    more: &[Revoked],
+    days: u32,
+    now: SystemTime,
+) -> Result<Extended, PkiError> {
+    let path = revocations(stem);
+    let lock = lock(key)?;
+    let previous = load_revocations(stem, authority)?;
+    if previous.is_none() && more.is_empty() {
+        return Err(PkiError::NoRevocationList { path });
+    }
+    let list = authority.revoke(previous.as_ref(), more, days, now)?;
+    if list.pem().len() > MAX_FILE {
+        return Err(PkiError::TooLong { origin: path.as_path().into(), limit: MAX_FILE });
+    }
+    save(&path, list.pem().as_bytes(), 0o644, Existing::Replace)?;
+    drop(lock);
+    let before = previous.map_or(0, |previous| previous.revoked().len());
+    Ok(Extended { added: list.revoked().len().saturating_sub(before), list })
+}
+
+/// Loads the list of certificates that the authority `stem` has taken back, if it has one.
+///
+/// # Errors
+/// [`PkiError::BadRevocationList`] when it is not the authority's own; [`PkiError::Read`].
+pub fn load_revocations(stem: &Path, authority: &Authority) -> Result<Option<RevocationList>, PkiError> {
+    let path = revocations(stem);
+    match read(&path) {
+        Ok(pem) => authority.read_revocations(&pem, &path.as_path().into()).map(Some),
+        Err(PkiError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// Where the authority `stem` keeps its list of revoked certificates.
+pub fn revocations(stem: &Path) -> PathBuf {
+    with_suffix(stem, ".crl.pem")
+}
+
+/// Whoever holds the lock on an authority's private key may write the authority's files; until it is dropped.
+pub(super) fn lock(key: &Path) -> Result<File, PkiError> {
+    let file = open_key(key)?;
+    file.lock().map_err(|source| PkiError::Read { path: key.into(), source })?;
+    Ok(file)
 }
 
 fn last_serial(path: &Path) -> Result<Option<u64>, PkiError> {

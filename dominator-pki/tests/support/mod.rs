@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dominator_core::authorise::MethodPattern;
+use dominator_core::auth::MethodPattern;
 use dominator_pki::Credentials;
 use dominator_pki::ca::{Authority, Leaf};
 use rcgen::{
@@ -120,6 +120,57 @@ pub fn version_one(der: &[u8], key: &KeyPair) -> CertificateDer<'static> {
     let body = element(0x30, &body.concat());
     let signature = [vec![0], key.sign(&body).unwrap()].concat();
     CertificateDer::from(element(0x30, &[body, algorithm, element(0x03, &signature)].concat()))
+}
+
+/// A list of revoked certificates such as [`Authority::revoke`] would not sign.
+pub struct ForgedList {
+    pub number: Option<u8>,
+    pub issued: &'static str,
+    pub next: Option<&'static str>,
+    /// Serial numbers, each with its extensions.
+    pub revoked: Vec<(u8, Vec<u8>)>,
+    /// More extensions of the list itself.
+    pub extensions: Vec<u8>,
+}
+
+impl ForgedList {
+    pub fn of(number: u8, revoked: &[u8]) -> Self {
+        let revoked = revoked.iter().map(|serial| (*serial, Vec::new())).collect();
+        let (issued, next) = ("20200101000000Z", Some("20991231235959Z"));
+        Self { number: Some(number), issued, next, revoked, extensions: Vec::new() }
+    }
+
+    /// Signed with a P-256 key.
+    pub fn sign(&self, by: &Authority) -> Vec<u8> {
+        let algorithm = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02".to_vec();
+        let (_, issuer) = X509Certificate::from_der(by.certificate_der()).unwrap();
+        let time = |time: &str| element(0x18, time.as_bytes());
+        let entry = |(serial, extensions): &(u8, Vec<u8>)| {
+            let extensions = if extensions.is_empty() { vec![] } else { element(0x30, extensions) };
+            element(0x30, &[element(0x02, &[*serial]), time(self.issued), extensions].concat())
+        };
+        let number = self.number.map(|number| v3_extension(20, false, &element(0x02, &[number])));
+        let extensions = [number.unwrap_or_default(), self.extensions.clone()].concat();
+        let body = [
+            element(0x02, &[1]),
+            algorithm.clone(),
+            issuer.subject().as_raw().to_vec(),
+            time(self.issued),
+            self.next.map(time).unwrap_or_default(),
+            element(0x30, &self.revoked.iter().map(entry).collect::<Vec<_>>().concat()),
+            if extensions.is_empty() { vec![] } else { element(0xa0, &element(0x30, &extensions)) },
+        ];
+        let body = element(0x30, &body.concat());
+        let key = KeyPair::from_pem(&by.private_key_pem()).unwrap();
+        let signature = [vec![0], key.sign(&body).unwrap()].concat();
+        element(0x30, &[body, algorithm, element(0x03, &signature)].concat())
+    }
+}
+
+/// An extension 2.5.29.`arc`.
+pub fn v3_extension(arc: u8, critical: bool, value: &[u8]) -> Vec<u8> {
+    let critical = if critical { vec![1, 1, 0xff] } else { vec![] };
+    element(0x30, &[vec![6, 3, 0x55, 0x1d, arc], critical, element(0x04, value)].concat())
 }
 
 pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {

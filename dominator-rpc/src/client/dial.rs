@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -8,6 +9,7 @@ use tokio::sync::OnceCell;
 
 use super::answers::KnownAnswers;
 use super::{RemoteAgent, RemoteObjects};
+use crate::limits;
 use crate::transport::Tls;
 
 /// How many sources are kept connected.
@@ -42,6 +44,10 @@ impl AgentDialer for Dialer {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         Ok(Arc::new(RemoteAgent::connect_among(self.known.clone(), &self.tls, &address).await?))
     }
+
+    async fn renewed(&self, seen: u64) -> u64 {
+        self.tls.renewed(seen).await
+    }
 }
 
 /// Finds image servers over the network by their addresses, and keeps the connections for the next time.
@@ -72,5 +78,10 @@ impl ObjectSources for Sources {
         let known = self.known(address);
         let source = known.get_or_try_init(|| RemoteObjects::connect(&self.tls, address)).await?;
         Ok(Arc::new(source.clone()))
+    }
+
+    async fn place(&self, address: &str) -> Option<IpAddr> {
+        let found = tokio::time::timeout(limits::CONNECT, tokio::net::lookup_host(address)).await;
+        found.ok()?.ok()?.next().map(|address| address.ip())
     }
 }

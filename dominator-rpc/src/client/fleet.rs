@@ -1,17 +1,21 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use dominator_core::authorise::Role;
-use dominator_core::port::Cause;
-use tonic::transport::Channel;
+use dominator_core::auth::Role;
+use dominator_core::herd::{self, FastUpdate, Safety};
+use dominator_core::port::{Cause, Disruption, Reboot};
+use futures_util::stream;
 use tonic::{Code, Status};
 
 use super::{next, within};
-use crate::controller::{FleetControl, FleetError, SubInfo, Switch, Updates};
-use crate::transport::{Tls, connect};
+use crate::controller::{
+    Consent, FleetControl, FleetError, Progress, Stage, Standing, SubInfo, Switch, Updates,
+};
+use crate::transport::{Channel, Tls, connect};
 use crate::v1::dominator_client::DominatorClient;
 use crate::{limits, v1, wire};
 
+const FAST: &str = "the fast update failed";
 const OTHER_VERSION: &str = "a status not known here: the controller is of another version";
 
 /// A fleet whose controller is elsewhere. The `who` of a decision is what our certificate says, whatever is given.
@@ -87,14 +91,63 @@ impl FleetControl for RemoteFleet {
         answer.map(drop).map_err(|status| error("the switch failed", status))
     }
 
-    async fn clear_safety_shutoff(&self, hostname: &str) -> Result<bool, FleetError> {
+    async fn clear_safety_shutoff(&self, hostname: &str) -> Result<Consent, FleetError> {
         let request = v1::ClearSafetyShutoffRequest { hostname: hostname.into() };
         let mut client = self.client.clone();
         let answer = within(limits::CALL, client.clear_safety_shutoff(request)).await;
-        answer
-            .map(|answer| answer.get_ref().known)
-            .map_err(|status| error("clearing the shut-off failed", status))
+        let failed = |status| error("clearing the shut-off failed", status);
+        let answer = answer.map_err(failed)?.into_inner();
+        consent(answer.known, answer.not_waiting.as_ref()).map_err(failed)
     }
+
+    async fn force_disruptive_update(&self, hostname: &str) -> Result<Consent, FleetError> {
+        let request = v1::ForceDisruptiveUpdateRequest { hostname: hostname.into() };
+        let mut client = self.client.clone();
+        let answer = within(limits::CALL, client.force_disruptive_update(request)).await;
+        let failed = |status| error("forcing the update failed", status);
+        let answer = answer.map_err(failed)?.into_inner();
+        consent(answer.known, answer.not_waiting.as_ref()).map_err(failed)
+    }
+
+    async fn fast_update(&self, hostname: &str, order: FastUpdate) -> Result<Option<Progress>, FleetError> {
+        let request = v1::FastUpdateRequest {
+            hostname: hostname.into(),
+            fail_on_reboot: order.leave.reboot == Reboot::Refused,
+            force_disruption: order.leave.disruption == Disruption::Force,
+            disable_safety_check: order.safety == Safety::ClearedOnce,
+        };
+        let mut client = self.client.clone();
+        let answer = match within(limits::CALL, client.fast_update(request)).await {
+            Err(status) if status.code() == Code::NotFound => return Ok(None),
+            answer => answer.map_err(|status| error(FAST, status))?.into_inner(),
+        };
+        Ok(Some(Box::pin(stream::try_unfold(Some(answer), async |answer| {
+            let Some(mut answer) = answer else { return Ok(None) };
+            let broken = || Status::unavailable("it broke off before the end");
+            let reply = next(&mut answer).await.and_then(|reply| reply.ok_or_else(broken));
+            let standing = reply.and_then(standing).map_err(|status| error(FAST, status))?;
+            let answer = (standing.stage == Stage::UnderWay).then_some(answer);
+            Ok(Some((standing, answer)))
+        }))))
+    }
+}
+
+fn consent(known: bool, not_waiting: Option<&String>) -> Result<Consent, Status> {
+    Ok(match (known, not_waiting) {
+        (false, _) => Consent::NoSuchMachine,
+        (true, None) => Consent::Given,
+        (true, Some(status)) => Consent::NotWaiting(herd_status(status)?),
+    })
+}
+
+fn standing(reply: v1::FastUpdateReply) -> Result<Standing, Status> {
+    let v1::FastUpdateReply { status, detail, over } = reply;
+    let stage = if over { Stage::Over } else { Stage::UnderWay };
+    Ok(Standing { status: herd_status(&status)?, detail, stage })
+}
+
+fn herd_status(text: &str) -> Result<herd::Status, Status> {
+    text.parse().map_err(|_| wire::invalid(OTHER_VERSION))
 }
 
 fn sub_info(sub: v1::SubInfo) -> Result<SubInfo, Status> {
@@ -104,7 +157,7 @@ fn sub_info(sub: v1::SubInfo) -> Result<SubInfo, Status> {
         required_image: image(sub.required_image)?,
         planned_image: image(sub.planned_image)?,
         last_image: image(sub.last_image)?,
-        status: sub.status.parse().map_err(|_| wire::invalid(OTHER_VERSION))?,
+        status: herd_status(&sub.status)?,
         detail: sub.detail,
         since: time(sub.since),
         last_heard: sub.last_heard.map(time),

@@ -2,17 +2,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dominator_core::authorise::Role;
+use dominator_core::auth::Role;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{Cause, ImageError, ImageStore};
 use dominator_core::tree::{Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
 use futures_util::stream;
 use tonic::Status;
-use tonic::transport::Channel;
 
 use super::{next, within};
-use crate::transport::{Tls, connect, connect_lazily};
+use crate::transport::{Channel, Tls, connect, connect_lazily};
 use crate::v1::add_image_request::Part as AddPart;
 use crate::v1::get_image_reply::Part;
 use crate::v1::image_server_client::ImageServerClient;

@@ -1,4 +1,4 @@
-use dominator_core::authorise::{Access, Role};
+use dominator_core::auth::{Access, Role};
 use thiserror::Error;
 
 use super::within;

@@ -2,17 +2,16 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use dominator_core::authorise::Role;
+use dominator_core::auth::Role;
 use dominator_core::object::{ObjectHasher, ObjectId};
 use dominator_core::port::{Cause, ObjectSource, ObjectStore, Piece, Pieces, StoreError, Verified};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, future, stream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::{next, within};
-use crate::transport::{Tls, connect};
+use crate::transport::{Channel, Tls, connect};
 use crate::v1::add_objects_reply::Part as ReplyPart;
 use crate::v1::add_objects_request::Part as RequestPart;
 use crate::v1::object_server_client::ObjectServerClient;
@@ -22,6 +21,7 @@ use crate::{limits, v1};
 /// How many messages wait to be sent.
 const QUEUE: usize = 4;
 const ADDING: &str = "adding objects failed";
+const GETTING: &str = "getting objects failed";
 
 /// A store of objects elsewhere.
 ///
@@ -40,7 +40,12 @@ impl RemoteObjects {
     pub async fn connect(tls: &Tls, address: &str) -> Result<Self, StoreError> {
         let channel = connect(tls, address, Role::ImageServer).await;
         let channel = channel.map_err(|error| StoreError::Unreachable(Cause::new(error)))?;
-        Ok(Self { client: ObjectServerClient::new(channel).max_decoding_message_size(limits::MESSAGE) })
+        Ok(Self::over(channel))
+    }
+
+    /// Over a connection there is.
+    pub(super) fn over(channel: Channel) -> Self {
+        Self { client: ObjectServerClient::new(channel).max_decoding_message_size(limits::MESSAGE) }
     }
 
     /// Offers objects and sends those that are wanted, which are read from `source`. Returns what was added. Needs the
@@ -82,48 +87,112 @@ impl RemoteObjects {
 impl ObjectSource for RemoteObjects {
     async fn objects(&self, wanted: Vec<ObjectId>) -> Result<Pieces, StoreError> {
         let mut portions = wanted.chunks(limits::OBJECTS_IN_CALL).map(<[_]>::to_vec);
-        let first = self.some_objects(portions.next().unwrap_or_default()).await?;
+        let first = self.some_objects(portions.next().unwrap_or_default(), 0).await?;
         let rest: Vec<_> = portions.collect();
         let client = self.clone();
         let rest = stream::iter(rest).then(move |some| {
             let client = client.clone();
-            async move { client.some_objects(some).await }
+            async move { client.some_objects(some, 0).await }
         });
         Ok(Pieces::new(first.chain(rest.try_flatten())))
+    }
+
+    async fn rest(&self, id: ObjectId, offset: u64) -> Result<Pieces, StoreError> {
+        Ok(Pieces::new(self.some_objects(vec![id], offset).await?))
+    }
+
+    /// Takes the right to check; without it, nothing is known to be lacking.
+    async fn lacking(&self, ids: &[ObjectId]) -> Result<Vec<ObjectId>, StoreError> {
+        match self.sizes(ids).await {
+            Ok(sizes) => {
+                let lacking = ids.iter().zip(sizes).filter(|(_, size)| size.is_none());
+                Ok(lacking.map(|(id, _)| *id).collect())
+            }
+            Err(StoreError::Denied(_)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 }
 
 impl RemoteObjects {
-    /// Objects of one call.
+    /// Objects of one call; of one alone, only what comes after `offset` bytes.
     async fn some_objects(
         &self,
         wanted: Vec<ObjectId>,
+        offset: u64,
     ) -> Result<impl Stream<Item = Result<Piece, StoreError>> + Send + use<>, StoreError> {
-        let tried = "getting objects failed";
-        let requests: Vec<_> =
-            wanted.chunks(limits::IDS).map(|some| v1::ObjectIds { ids: wire::ids(some) }).collect();
+        let requests: Vec<_> = wanted
+            .chunks(limits::IDS)
+            .map(|some| v1::GetObjectsRequest { ids: wire::ids(some), offset })
+            .collect();
         let mut client = self.client.clone();
         let answer = within(limits::STALL, client.get_objects(stream::iter(requests))).await;
-        let answer = answer.map_err(|status| store_error(tried, status))?.into_inner();
+        let answer = answer.map_err(|status| store_error(GETTING, status))?.into_inner();
         let sequence = Sequence::of(wanted);
-        Ok(stream::try_unfold((answer, sequence, VecDeque::new()), async move |state| {
-            let (mut answer, mut sequence, mut ready) = state;
-            while ready.is_empty() {
-                match next(&mut answer).await.map_err(|status| store_error(tried, status))? {
-                    Some(message) => {
-                        let pieces = wire::unpack(message);
-                        ready.extend(pieces.map_err(|status| StoreError::Protocol(status.message().into()))?);
-                    }
-                    None => {
-                        sequence.end().map_err(StoreError::Protocol)?;
-                        return Ok(None);
-                    }
-                }
-            }
-            let Some(piece) = ready.pop_front() else { return Ok(None) };
-            sequence.step(&piece).map_err(StoreError::Protocol)?;
-            Ok(Some((piece, (answer, sequence, ready))))
+        let arriving = Arriving { answer, sequence, offset, unwanted: 0, ready: VecDeque::new() };
+        Ok(stream::try_unfold(arriving, async move |mut arriving| {
+            let piece = arriving.next().await?;
+            Ok(piece.map(|piece| (piece, arriving)))
         }))
+    }
+}
+
+/// The answer to a call that gets objects.
+struct Arriving {
+    answer: Streaming<v1::ObjectPieces>,
+    sequence: Sequence,
+    /// Where in the object it was asked to begin.
+    offset: u64,
+    /// How many bytes of it are still passed over: a server that does not know offsets sends all of it.
+    unwanted: u64,
+    ready: VecDeque<Piece>,
+}
+
+impl Arriving {
+    async fn next(&mut self) -> Result<Option<Piece>, StoreError> {
+        loop {
+            let Some(piece) = self.ready.pop_front() else {
+                let message = next(&mut self.answer).await.map_err(|status| store_error(GETTING, status))?;
+                let Some(message) = message else {
+                    self.sequence.end().map_err(StoreError::Protocol)?;
+                    return Ok(None);
+                };
+                self.unpack(message)?;
+                continue;
+            };
+            self.sequence.step(&piece).map_err(StoreError::Protocol)?;
+            if let Some(piece) = self.wanted(piece) {
+                return Ok(Some(piece));
+            }
+        }
+    }
+
+    fn unpack(&mut self, message: v1::ObjectPieces) -> Result<(), StoreError> {
+        let protocol = |status: tonic::Status| StoreError::Protocol(status.message().into());
+        let (pieces, left_out) = wire::unpack_rest(message).map_err(protocol)?;
+        match left_out {
+            Some(left_out) if left_out == 0 || left_out == self.offset => {
+                self.sequence.leave_out(left_out);
+                self.unwanted = self.offset - left_out;
+            }
+            Some(left_out) => {
+                let asked = self.offset;
+                let what = format!("an object without {left_out} bytes where {asked} were to be left out");
+                return Err(StoreError::Protocol(what));
+            }
+            None => {}
+        }
+        self.ready.extend(pieces);
+        Ok(())
+    }
+
+    /// What of a piece was asked for.
+    fn wanted(&mut self, piece: Piece) -> Option<Piece> {
+        let Piece::Data(mut data) = piece else { return Some(piece) };
+        let unwanted = usize::try_from(self.unwanted).unwrap_or(usize::MAX).min(data.len());
+        self.unwanted -= wire::length(data.get(..unwanted).unwrap_or_default());
+        let data = data.split_off(unwanted);
+        (!data.is_empty()).then_some(Piece::Data(data))
     }
 }
 

@@ -1,9 +1,12 @@
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use dominator_core::herd::Status;
+use dominator_core::herd::{FastUpdate, Status};
 use dominator_core::image::ImageName;
+use dominator_core::machine::Machine;
 use dominator_core::port::Cause;
+use futures_util::stream::BoxStream;
 use thiserror::Error;
 
 /// What people see of a fleet and may tell it, here or from afar.
@@ -11,6 +14,12 @@ use thiserror::Error;
 pub trait FleetControl: Send + Sync {
     /// The names of all machines, in order.
     async fn subs(&self) -> Result<Vec<String>, FleetError>;
+
+    /// What the machine data base says of a machine, for who decides whose it is; nothing, when there is no such machine, or
+    /// it is not known here.
+    fn machine(&self, _hostname: &str) -> Option<Arc<Machine>> {
+        None
+    }
 
     /// How machines stand, in order of their names; all of them, if none is named. Names nobody bears are passed over.
     async fn info(&self, hostnames: &[String]) -> Result<Vec<SubInfo>, FleetError>;
@@ -22,9 +31,52 @@ pub trait FleetControl: Send + Sync {
     /// then not be kept durably.
     async fn switch_updates(&self, switch: Switch, reason: &str, who: &str) -> Result<(), FleetError>;
 
-    /// Agrees, once, to the plan for a machine that was found unsafe. Whether there is such a machine; one that is not
-    /// waiting for agreement stays as it is.
-    async fn clear_safety_shutoff(&self, hostname: &str) -> Result<bool, FleetError>;
+    /// Agrees, once, to the plan for a machine that was found unsafe. A machine that waits for nothing of the kind stays
+    /// as it is.
+    async fn clear_safety_shutoff(&self, hostname: &str) -> Result<Consent, FleetError>;
+
+    /// Has the update of a machine made, once, that waits for leave to disturb the machine's users. A machine that waits
+    /// for nothing of the kind stays as it is.
+    async fn force_disruptive_update(&self, hostname: &str) -> Result<Consent, FleetError>;
+
+    /// Makes a machine what it must be before its time and before others; nothing, when there is no such machine. Whoever
+    /// drops what is returned waits no more, and the machine has to wait like the others again.
+    async fn fast_update(&self, hostname: &str, order: FastUpdate) -> Result<Option<Progress>, FleetError>;
+}
+
+/// Whether there was anything to agree to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// There was, and it is done.
+    Given,
+    /// The machine does not wait for it; how it stands.
+    NotWaiting(Status),
+    /// There is no such machine.
+    NoSuchMachine,
+}
+
+/// How a machine stands that somebody waits for: whenever that changes, and now and then. It ends with the first
+/// [`Stage::Over`], or with an error.
+pub type Progress = BoxStream<'static, Result<Standing, FleetError>>;
+
+/// How a machine stands that somebody waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// In a word.
+    pub status: Status,
+    /// Why, if there is more to say; else empty.
+    pub detail: String,
+    /// Whether it is worth waiting.
+    pub stage: Stage,
+}
+
+/// Whether it is worth waiting for a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It is.
+    UnderWay,
+    /// The machine is what it must be, or won't be until somebody does something about what its status says.
+    Over,
 }
 
 /// How a machine stands.

@@ -4,13 +4,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dominator_core::herd::Moment;
+use dominator_core::herd::{FastUpdate, Moment, Status};
+use dominator_core::machine::Machine;
 use dominator_core::port::{Cause, ClusterStore, ClusterStoreError, Revision};
+use futures_util::stream;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
 
-use super::control::{FleetControl, FleetError, SubInfo, Switch, Updates};
-use super::member::Member;
+use super::control::{
+    Consent, FleetControl, FleetError, Progress, Stage, Standing, SubInfo, Switch, Updates,
+};
+use super::member::{Member, Order};
+use crate::limits;
 
 /// Where the decision about updates is kept.
 const UPDATES: &str = "dominator/updates";
@@ -29,6 +35,8 @@ struct Inner {
     deciding: tokio::sync::Mutex<()>,
     changes: watch::Sender<u64>,
     begun: SystemTime,
+    /// Turns for those who wait for a machine.
+    hurried: Arc<Semaphore>,
 }
 
 /// Tells when a fleet has changed.
@@ -52,7 +60,16 @@ impl Fleet {
         let (updates, _) = read(&*cluster).await?;
         let (members, updates) = (Mutex::default(), watch::Sender::new(updates));
         let (deciding, changes) = (tokio::sync::Mutex::default(), watch::Sender::default());
-        Ok(Self(Arc::new(Inner { members, updates, cluster, deciding, changes, begun: SystemTime::now() })))
+        let hurried = Arc::new(Semaphore::new(limits::FAST_UPDATES));
+        Ok(Self(Arc::new(Inner {
+            members,
+            updates,
+            cluster,
+            deciding,
+            changes,
+            begun: SystemTime::now(),
+            hurried,
+        })))
     }
 
     /// Tells of changes from now on: look at the fleet after this, then again after each change.
@@ -92,6 +109,11 @@ impl Fleet {
         self.with_members(|members| members.values().for_each(|member| member.call()));
     }
 
+    fn consent(&self, hostname: &str, order: Order, waiting: &[Status]) -> Consent {
+        let member = self.with_members(|members| members.get(hostname).cloned());
+        member.map_or(Consent::NoSuchMachine, |member| member.consent(order, waiting))
+    }
+
     fn all(&self) -> Vec<SubInfo> {
         self.with_members(|members| members.values().map(|member| self.sub(member)).collect())
     }
@@ -117,6 +139,10 @@ impl Fleet {
 impl FleetControl for Fleet {
     async fn subs(&self) -> Result<Vec<String>, FleetError> {
         Ok(self.with_members(|members| members.keys().cloned().collect()))
+    }
+
+    fn machine(&self, hostname: &str) -> Option<Arc<Machine>> {
+        self.with_members(|members| members.get(hostname).map(|member| member.shown().0))
     }
 
     async fn info(&self, hostnames: &[String]) -> Result<Vec<SubInfo>, FleetError> {
@@ -156,15 +182,42 @@ impl FleetControl for Fleet {
         Err(failed("writing", "others keep changing it; try again"))
     }
 
-    async fn clear_safety_shutoff(&self, hostname: &str) -> Result<bool, FleetError> {
-        Ok(self.with_members(|members| match members.get(hostname) {
-            Some(member) => {
-                member.clear();
-                true
-            }
-            None => false,
-        }))
+    async fn clear_safety_shutoff(&self, hostname: &str) -> Result<Consent, FleetError> {
+        Ok(self.consent(hostname, Order::ClearSafety, &[Status::UnsafeUpdate]))
     }
+
+    async fn force_disruptive_update(&self, hostname: &str) -> Result<Consent, FleetError> {
+        let waiting = [Status::DisruptionRequested, Status::DisruptionDenied];
+        Ok(self.consent(hostname, Order::ForceDisruption, &waiting))
+    }
+
+    async fn fast_update(&self, hostname: &str, order: FastUpdate) -> Result<Option<Progress>, FleetError> {
+        let Some(member) = self.with_members(|members| members.get(hostname).cloned()) else {
+            return Ok(None);
+        };
+        let turn = Arc::clone(&self.0.hurried).try_acquire_owned().map_err(|_| FleetError::Failed {
+            what: "the machine is updated in its turn only".into(),
+            cause: Cause::new(format!("{} are waited for already; try again", limits::FAST_UPDATES)),
+        })?;
+        Ok(Some(progress(member.hurry(order), turn)))
+    }
+}
+
+/// What is told of a machine, until there is no more to wait for.
+fn progress(telling: watch::Receiver<Standing>, turn: OwnedSemaphorePermit) -> Progress {
+    let state = Some((telling, turn));
+    Box::pin(stream::try_unfold(state, async |state| {
+        let Some((mut telling, turn)) = state else { return Ok(None) };
+        if let Ok(Err(_)) = timeout(limits::SIGN_OF_LIFE, telling.changed()).await {
+            return Err(FleetError::Failed {
+                what: "nobody waits for the machine any more".into(),
+                cause: Cause::new("the controller looks after it anew, or no more; ask how it stands"),
+            });
+        }
+        let standing = telling.borrow_and_update().clone();
+        let state = (standing.stage == Stage::UnderWay).then_some((telling, turn));
+        Ok(Some((standing, state)))
+    }))
 }
 
 async fn read(cluster: &dyn ClusterStore) -> Result<(Updates, Option<Revision>), FleetError> {

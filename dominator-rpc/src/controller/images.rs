@@ -1,7 +1,10 @@
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use dominator_core::backoff::{Backoff, Spread};
 use dominator_core::herd::{Required, Wanted};
 use dominator_core::image::{Image, ImageName};
 use dominator_core::port::{Cause, ImageError, ImageStore, MachineTraits};
@@ -10,12 +13,15 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 
-use crate::wire::text;
+use crate::wire::{self, text};
 
 /// How many kinds of machines are kept in mind for one image.
 const KINDS: usize = 64;
 /// The pauses between two attempts to get an image: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The pause after the server did not accept our certificate, we did not accept its, or it said that we may not: only
+/// somebody who changes these can mend it.
+const REFUSED: Duration = Duration::from_secs(300);
 /// The longest pause while the server says that there is no such image: that is soon told, and people wait for it.
 const ABSENT: Duration = Duration::from_secs(2);
 
@@ -25,6 +31,9 @@ pub(super) struct ImageCache {
     known: Mutex<HashMap<ImageName, Weak<KnownImage>>>,
     asked: Mutex<Vec<(Weak<KnownImage>, watch::Sender<State>)>>,
     ring: Notify,
+    renewal: Notify,
+    /// Which images are asked for when, in this process and not in others.
+    spread: RandomState,
 }
 
 /// An image some machine must be.
@@ -45,7 +54,13 @@ enum State {
 
 impl ImageCache {
     pub(super) fn new(store: Arc<dyn ImageStore>) -> Self {
-        Self { store, known: Mutex::default(), asked: Mutex::default(), ring: Notify::new() }
+        let (known, asked) = (Mutex::default(), Mutex::default());
+        Self { store, known, asked, ring: Notify::new(), renewal: Notify::new(), spread: RandomState::new() }
+    }
+
+    /// Whoever refused us may not do so any more.
+    pub(super) fn renewed(&self) {
+        self.renewal.notify_waiters();
     }
 
     /// The image of that name, which [`ImageCache::run`] gets if it is not known yet.
@@ -79,15 +94,20 @@ impl ImageCache {
 
     /// Tries to get one image until it is here or nobody wants it any more.
     async fn load(&self, image: Weak<KnownImage>, state: watch::Sender<State>) {
-        let mut pause = RETRY.0;
+        let spread = Spread::drawn(self.spread.hash_one(Weak::as_ptr(&image)));
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1, spread);
         while let Some(name) = image.upgrade().map(|image| image.name.clone()) {
+            // From now on, so that no renewal is missed while it is tried.
+            let mut renewed = pin!(self.renewal.notified());
+            renewed.as_mut().enable();
             let got = match self.store.image(&name).await {
                 Ok(image) => self.store.tree(&name).await.map(|tree| State::Ready(image, tree)),
                 Err(error) => Err(error),
             };
-            let longest = match &got {
-                Err(ImageError::NotFound { .. }) => ABSENT,
-                Ok(_) | Err(_) => RETRY.1,
+            let pause = match &got {
+                Err(ImageError::NotFound { .. }) => backoff.pause_up_to(ABSENT),
+                Err(error) if is_refusal(error) => backoff.refused(REFUSED),
+                Ok(_) | Err(_) => backoff.pause(),
             };
             match got {
                 Ok(ready) => {
@@ -105,10 +125,20 @@ impl ImageCache {
                     });
                 }
             }
-            tokio::time::sleep(pause.min(longest)).await;
-            pause = (pause * 2).min(RETRY.1);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = renewed => backoff.succeeded(),
+            }
         }
     }
+}
+
+/// Whether a certificate, or what it lists, stands in the way: nothing that passes by itself.
+fn is_refusal(error: &ImageError) -> bool {
+    if let ImageError::Unreachable(cause) = error {
+        return wire::is_refusal(cause);
+    }
+    matches!(error, ImageError::Denied(_))
 }
 
 impl KnownImage {
@@ -178,6 +208,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::transport::ConnectError;
 
     /// A server that has no images.
     #[derive(Default)]
@@ -209,6 +240,63 @@ mod tests {
         }
     }
 
+    /// A server that does not take us.
+    #[derive(Default)]
+    struct Strict(Empty);
+
+    #[async_trait]
+    impl ImageStore for Strict {
+        async fn list(&self) -> Result<Vec<ImageName>, ImageError> {
+            self.0.list().await
+        }
+
+        async fn image(&self, _: &ImageName) -> Result<Arc<Image>, ImageError> {
+            self.0.asked.fetch_add(1, Ordering::Relaxed);
+            let address = "images:6971".into();
+            let refusal = ConnectError::Rejected { address, reason: "it was revoked".into() };
+            Err(ImageError::Unreachable(Cause::new(refusal)))
+        }
+
+        async fn tree(&self, name: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
+            self.0.tree(name).await
+        }
+
+        async fn add(&self, _: &ImageName, _: Image) -> Result<(), ImageError> {
+            Ok(())
+        }
+
+        async fn delete(&self, _: &ImageName) -> Result<(), ImageError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_refuses_us_is_seldom_asked_and_at_once_with_another_certificate() {
+        let store = Arc::new(Strict::default());
+        let cache = ImageCache::new(store.clone());
+        let image = cache.image(&"web/1".parse().unwrap());
+        let asked = || store.0.asked.load(Ordering::Relaxed);
+        assert!(tokio::time::timeout(REFUSED / 2 - RETRY.0, cache.run()).await.is_err());
+        assert_eq!(asked(), 1);
+        assert!(matches!(image.wanted(), Wanted::NotReady(_, why) if why.contains("it was revoked")));
+        drop(image);
+        let image = cache.image(&"web/2".parse().unwrap());
+        let renewal = async {
+            while asked() < 2 {
+                tokio::task::yield_now().await;
+            }
+            cache.renewed();
+            while asked() < 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = cache.run() => {}
+            () = renewal => {}
+        }
+        drop(image);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_image_that_is_not_there_yet_is_soon_asked_for_again() {
         let store = Arc::new(Empty::default());
@@ -217,7 +305,7 @@ mod tests {
         let minute = tokio::time::timeout(Duration::from_secs(60), cache.run());
         assert!(minute.await.is_err(), "it goes on asking");
         let asked = store.asked.load(Ordering::Relaxed);
-        assert!((29..=31).contains(&asked), "{asked} times in a minute");
+        assert!((29..=62).contains(&asked), "{asked} times in a minute");
         assert!(matches!(image.wanted(), Wanted::NotReady(_, why) if why.contains("no image web/1")));
     }
 }

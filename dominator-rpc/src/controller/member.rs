@@ -1,10 +1,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use dominator_core::herd::{Moment, Status, SubInfo};
+use dominator_core::herd::{FastUpdate, Moment, Status, SubInfo};
 use dominator_core::image::ImageName;
 use dominator_core::machine::Machine;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+
+use super::control::{Consent, Stage, Standing};
 
 /// A machine of the fleet, as its task and all others share it. One lock and one bell: there are as many as machines.
 pub(super) struct Member {
@@ -16,18 +18,29 @@ pub(super) struct Member {
 struct State {
     machine: Arc<Machine>,
     shown: Shown,
-    orders: Orders,
+    stays: Stays,
+    /// Since the task last looked.
+    orders: Vec<Order>,
 }
 
-/// What a machine's task was told since it last looked, but for what the machine must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Orders {
-    #[default]
-    None,
+/// What a machine's task is told, but for what the machine must be.
+#[derive(Debug)]
+pub(super) enum Order {
     /// An operator agrees to an unsafe plan.
-    Clear,
-    /// The machine is of the fleet no more.
-    Leave,
+    ClearSafety,
+    /// An operator has the machine's users disturbed.
+    ForceDisruption,
+    /// Our certificate, or whom we believe, is another.
+    Renewed,
+    /// An operator waits, and wants to be told how it goes.
+    FastUpdate(FastUpdate, watch::Sender<Standing>),
+}
+
+/// Whether a machine is of the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stays {
+    In,
+    Out,
 }
 
 /// What is known of a machine, for whoever looks at the fleet.
@@ -61,7 +74,7 @@ pub(super) enum Change {
 impl Member {
     pub(super) fn new(machine: Machine) -> Arc<Self> {
         let (machine, shown) = (Arc::new(machine), Shown::of(SubInfo::default(), SystemTime::now()));
-        let state = Mutex::new(State { machine, shown, orders: Orders::None });
+        let state = Mutex::new(State { machine, shown, stays: Stays::In, orders: Vec::new() });
         Arc::new(Self { state, bell: Notify::new() })
     }
 
@@ -79,18 +92,42 @@ impl Member {
         }
     }
 
-    /// An operator agrees to an unsafe plan.
-    pub(super) fn clear(&self) {
+    /// An operator agrees to what a machine in one of these states waits for. What they said before and nobody looked at
+    /// yet counts once.
+    pub(super) fn consent(&self, order: Order, waiting: &[Status]) -> Consent {
         let mut state = self.state();
-        if state.orders == Orders::None {
-            state.orders = Orders::Clear;
-            self.call();
+        if !waiting.contains(&state.shown.status) {
+            return Consent::NotWaiting(state.shown.status);
         }
+        let same = |other: &Order| std::mem::discriminant(other) == std::mem::discriminant(&order);
+        state.orders.retain(|other| !same(other));
+        state.orders.push(order);
+        self.call();
+        Consent::Given
+    }
+
+    /// An operator waits for the machine, and is told how it stands from now on.
+    pub(super) fn hurry(&self, order: FastUpdate) -> watch::Receiver<Standing> {
+        let mut state = self.state();
+        let Shown { status, detail, .. } = &state.shown;
+        let detail = detail.clone().unwrap_or_default();
+        let (told, telling) = watch::channel(Standing { status: *status, detail, stage: Stage::UnderWay });
+        state.orders.push(Order::FastUpdate(order, told));
+        self.call();
+        telling
+    }
+
+    /// Whoever refused us may not do so any more.
+    pub(super) fn renewed(&self) {
+        let mut state = self.state();
+        state.orders.retain(|order| !matches!(order, Order::Renewed));
+        state.orders.push(Order::Renewed);
+        self.call();
     }
 
     /// Ends the machine's task.
     pub(super) fn leave(&self) {
-        self.state().orders = Orders::Leave;
+        self.state().stays = Stays::Out;
         self.call();
     }
 
@@ -104,14 +141,10 @@ impl Member {
         self.bell.notified().await;
     }
 
-    /// The orders and what the machine must be. A clearance is handed out once.
-    pub(super) fn orders(&self) -> (Orders, Arc<Machine>) {
+    /// Whether the machine is still of the fleet, the orders, each of which is handed out once, and what it must be.
+    pub(super) fn orders(&self) -> (Stays, Vec<Order>, Arc<Machine>) {
         let mut state = self.state();
-        let orders = state.orders;
-        if orders == Orders::Clear {
-            state.orders = Orders::None;
-        }
-        (orders, Arc::clone(&state.machine))
+        (state.stays, std::mem::take(&mut state.orders), Arc::clone(&state.machine))
     }
 
     /// What the machine must be and what is known of it.
@@ -159,13 +192,18 @@ mod tests {
         member.replace(other.clone());
         assert!(called());
         assert_eq!(*member.machine(), other);
-        member.clear();
+        let unsafe_plan = [Status::UnsafeUpdate];
+        assert_eq!(member.consent(Order::ClearSafety, &unsafe_plan), Consent::NotWaiting(Status::Unknown));
+        assert!(!called(), "it does not wait for that");
+        member.show(SubInfo { status: Status::UnsafeUpdate, ..SubInfo::default() });
+        for _ in 0..2 {
+            assert_eq!(member.consent(Order::ClearSafety, &unsafe_plan), Consent::Given);
+        }
         assert!(called());
-        assert_eq!(member.orders().0, Orders::Clear);
-        assert_eq!(member.orders().0, Orders::None, "agreed once");
+        assert!(matches!(member.orders().1[..], [Order::ClearSafety]));
+        assert!(member.orders().1.is_empty(), "agreed once");
         member.leave();
-        member.clear();
         assert!(called());
-        assert_eq!((member.orders().0, member.orders().0), (Orders::Leave, Orders::Leave), "for good");
+        assert_eq!((member.orders().0, member.orders().0), (Stays::Out, Stays::Out), "for good");
     }
 }

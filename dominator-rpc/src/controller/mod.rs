@@ -14,7 +14,7 @@ mod machine;
 mod member;
 mod runtime;
 
-pub use control::{FleetControl, FleetError, SubInfo, Switch, Updates};
+pub use control::{Consent, FleetControl, FleetError, Progress, Stage, Standing, SubInfo, Switch, Updates};
 pub use fixed::FixedMachines;
 pub use fleet::{Changes, Fleet};
 pub use runtime::{Controller, Parts, Tuning};

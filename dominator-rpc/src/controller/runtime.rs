@@ -3,6 +3,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dominator_core::backoff::{Backoff, Spread};
 use dominator_core::herd;
 use dominator_core::machine::Mdb;
 use dominator_core::port::{AgentDialer, ClusterStore, ImageStore, MachineSource};
@@ -30,8 +31,8 @@ pub struct Parts {
     pub dialer: Arc<dyn AgentDialer>,
     /// Has the images they must be.
     pub images: Arc<dyn ImageStore>,
-    /// Where they fetch objects, `host:port`, as seen from them.
-    pub source: String,
+    /// Where they fetch objects, `host:port`, as seen from them: from the first that works.
+    pub sources: Vec<String>,
     /// Keeps what must survive the controller.
     pub cluster: Arc<dyn ClusterStore>,
 }
@@ -68,7 +69,7 @@ impl Default for Tuning {
 pub(super) struct Shared {
     pub(super) dialer: Arc<dyn AgentDialer>,
     pub(super) images: ImageCache,
-    pub(super) source: String,
+    pub(super) sources: Vec<String>,
     pub(super) updates: watch::Sender<Updates>,
     pub(super) directories: Arc<DirectoryCache>,
     pub(super) dialing: Semaphore,
@@ -97,7 +98,7 @@ impl Controller {
         let shared = Arc::new(Shared {
             dialer: parts.dialer,
             images: ImageCache::new(parts.images),
-            source: parts.source,
+            sources: parts.sources,
             updates: fleet.switch(),
             directories: Arc::new(DirectoryCache::new(tuning.directory_cache)),
             dialing: Semaphore::new(tuning.dials.max(1)),
@@ -122,9 +123,15 @@ impl Controller {
         let mut tasks = JoinSet::new();
         let mut shutdown = std::pin::pin!(shutdown);
         let mut images = std::pin::pin!(shared.images.run());
+        let mut renewal = 0;
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
+                renewed = shared.dialer.renewed(renewal) => {
+                    renewal = renewed;
+                    shared.images.renewed();
+                    fleet.with_members(|members| members.values().for_each(|member| member.renewed()));
+                }
                 () = &mut images => {}
                 mdb = next_machines(&mut *machines) => apply(mdb, &fleet, &shared, &mut tasks),
                 Some(ended) = tasks.join_next() => {
@@ -170,7 +177,8 @@ fn apply(mdb: Mdb, fleet: &Fleet, shared: &Arc<Shared>, tasks: &mut JoinSet<()>)
 /// Runs the task of a machine, and runs it anew when it breaks down: a fault in how one machine is looked after must not
 /// leave it alone for good, nor touch the others.
 async fn look_after(shared: Arc<Shared>, member: Arc<Member>) {
-    let mut pause = shared.patience.retry_min;
+    let spread = Spread::of(&member.machine().hostname);
+    let mut backoff = Backoff::new(shared.patience.retry_min, shared.patience.retry_max, spread);
     loop {
         let runner = Box::pin(Runner::new(shared.clone(), member.clone()).run());
         // Nothing of the runner is used afterwards but the member, whose values are replaced whole.
@@ -178,16 +186,16 @@ async fn look_after(shared: Arc<Shared>, member: Arc<Member>) {
         tracing::error!(sub = member.machine().hostname, "its task broke down; it will be started again");
         shared.broke_down(&member);
         // Boxed: the tasks of all machines have room for what one waits for here.
-        Box::pin(tokio::time::sleep(pause)).await;
-        pause = (pause * 2).min(shared.patience.retry_max);
+        Box::pin(tokio::time::sleep(backoff.pause())).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
+    use dominator_core::herd::Status;
     use dominator_core::machine::Machine;
-    use dominator_core::port::{Agent, AgentError};
+    use dominator_core::port::{Agent, AgentError, Cause, Unreachable};
     use dominator_core_testkit::{MemoryCluster, MemoryImages, MemoryMachines, MemoryObjects};
 
     use super::*;
@@ -202,6 +210,50 @@ mod tests {
         }
     }
 
+    /// Refuses whoever shows the certificate of before.
+    struct Renewable(watch::Sender<u64>);
+
+    #[async_trait]
+    impl AgentDialer for Renewable {
+        async fn dial(&self, _: &Machine) -> Result<Arc<dyn Agent>, AgentError> {
+            let why = if *self.0.borrow() == 0 { Unreachable::BadCertificate } else { Unreachable::NoRoute };
+            Err(AgentError::Unreachable { why, cause: Cause::new("so it is") })
+        }
+
+        async fn renewed(&self, seen: u64) -> u64 {
+            *self.0.subscribe().wait_for(|now| *now != seen).await.unwrap()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn machines_that_refused_us_are_dialled_at_once_when_our_certificate_is_another() {
+        let dialer = Arc::new(Renewable(watch::Sender::new(0)));
+        let names = ["web1", "web2"];
+        let parts = Parts {
+            machines: Box::new(MemoryMachines::new(names.map(Machine::named)).0),
+            dialer: dialer.clone(),
+            images: Arc::new(MemoryImages::new(Arc::new(MemoryObjects::default()))),
+            sources: vec!["images:6971".into()],
+            cluster: Arc::new(MemoryCluster::default()),
+        };
+        let controller = Controller::new(parts, Tuning::default()).await.unwrap();
+        let fleet = controller.fleet();
+        let all = async |status| {
+            fleet.wait_until(|subs| subs.len() == 2 && subs.iter().all(|sub| sub.status == status)).await;
+        };
+        let begun = Instant::now();
+        let watched = async {
+            all(Status::BadCertificate).await;
+            dialer.0.send_replace(1);
+            all(Status::NoRouteToHost).await;
+        };
+        tokio::select! {
+            () = controller.run(std::future::pending()) => {}
+            () = watched => {}
+        }
+        assert!(begun.elapsed() < herd::Settings::default().retry_min, "{:?}", begun.elapsed());
+    }
+
     /// Nothing else happens here that a task could wake for.
     #[tokio::test(start_paused = true)]
     async fn a_task_is_called_at_once_for_a_decision_and_ends_with_its_machine() {
@@ -209,7 +261,7 @@ mod tests {
             machines: Box::new(MemoryMachines::new([]).0),
             dialer: Arc::new(Nowhere),
             images: Arc::new(MemoryImages::new(Arc::new(MemoryObjects::default()))),
-            source: "images:6971".into(),
+            sources: vec!["images:6971".into()],
             cluster: Arc::new(MemoryCluster::default()),
         };
         let Controller { fleet, shared, .. } = Controller::new(parts, Tuning::default()).await.unwrap();

@@ -1,14 +1,20 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use dominator_core::auth::Identity;
+use dominator_core::herd::{FastUpdate, Leave, Safety};
+use dominator_core::machine::Machine;
+use dominator_core::port::{Disruption, Reboot};
 use futures_util::{StreamExt as _, stream};
 use prost::Message as _;
 use tonic::{Code, Request, Response, Status};
 
-use super::Answer;
-use crate::authorise::Caller;
-use crate::controller::{FleetControl, FleetError, SubInfo, Switch};
+use super::driven::Driven;
+use super::{Answer, permit};
+use crate::auth::{Caller, Gate};
+use crate::controller::{Consent, FleetControl, FleetError, Stage, SubInfo, Switch};
 use crate::v1::dominator_server::Dominator;
 use crate::wire::{Packed, Weighed, invalid, text};
 use crate::{limits, v1};
@@ -21,19 +27,22 @@ impl Weighed for v1::SubInfo {
 
 /// How many names of machines go into one message.
 const BATCH: usize = 500;
+/// Those of a machine nobody knows.
+static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
 
 /// A fleet, served.
-pub(super) struct FleetService(pub(super) Arc<dyn FleetControl>);
+pub(super) struct FleetService {
+    fleet: Gate<Arc<dyn FleetControl>>,
+    /// The same, to be asked whose a machine is.
+    register: Arc<dyn FleetControl>,
+}
 
 #[async_trait]
 impl Dominator for FleetService {
     type ListSubsStream = Answer<v1::ListSubsReply>;
 
-    async fn list_subs(
-        &self,
-        _request: Request<v1::Empty>,
-    ) -> Result<Response<Self::ListSubsStream>, Status> {
-        let names = self.0.subs().await.map_err(|error| status(&error))?;
+    async fn list_subs(&self, request: Request<v1::Empty>) -> Result<Response<Self::ListSubsStream>, Status> {
+        let names = self.fleet.open(permit(&request)?).subs().await.map_err(|error| status(&error))?;
         let batch = |names: &[String]| Ok(v1::ListSubsReply { hostnames: names.to_vec() });
         let batches: Vec<_> = names.chunks(BATCH).map(batch).collect();
         Ok(Response::new(stream::iter(batches).boxed()))
@@ -45,7 +54,8 @@ impl Dominator for FleetService {
         &self,
         request: Request<v1::GetInfoForSubsRequest>,
     ) -> Result<Response<Self::GetInfoForSubsStream>, Status> {
-        let subs = self.0.info(&request.get_ref().hostnames).await.map_err(|error| status(&error))?;
+        let fleet = self.fleet.open(permit(&request)?);
+        let subs = fleet.info(&request.get_ref().hostnames).await.map_err(|error| status(&error))?;
         let infos = stream::iter(subs).map(|sub| Ok(info(&sub)));
         let batches = Packed::new(infos, limits::BATCH);
         Ok(Response::new(batches.map(|subs| subs.map(|subs| v1::GetInfoForSubsReply { subs })).boxed()))
@@ -74,16 +84,58 @@ impl Dominator for FleetService {
         request: Request<v1::ClearSafetyShutoffRequest>,
     ) -> Result<Response<v1::ClearSafetyShutoffReply>, Status> {
         let hostname = &request.get_ref().hostname;
-        tracing::info!(sub = hostname, user = user(&request)?, "safety shut-off cleared");
-        let known = self.0.clear_safety_shutoff(hostname).await.map_err(|error| status(&error))?;
-        Ok(Response::new(v1::ClearSafetyShutoffReply { known }))
+        let (caller, fleet) = (Caller::of(&request)?, self.of(&request, hostname)?);
+        tracing::info!(sub = hostname, user = caller.user(), "safety shut-off cleared");
+        let consent = fleet.clear_safety_shutoff(hostname).await.map_err(|error| status(&error))?;
+        let (known, not_waiting) = told(consent);
+        Ok(Response::new(v1::ClearSafetyShutoffReply { known, not_waiting }))
+    }
+
+    async fn force_disruptive_update(
+        &self,
+        request: Request<v1::ForceDisruptiveUpdateRequest>,
+    ) -> Result<Response<v1::ForceDisruptiveUpdateReply>, Status> {
+        let hostname = &request.get_ref().hostname;
+        let (caller, fleet) = (Caller::of(&request)?, self.of(&request, hostname)?);
+        tracing::info!(sub = hostname, user = caller.user(), "disruptive update forced");
+        let consent = fleet.force_disruptive_update(hostname).await.map_err(|error| status(&error))?;
+        let (known, not_waiting) = told(consent);
+        Ok(Response::new(v1::ForceDisruptiveUpdateReply { known, not_waiting }))
+    }
+
+    type FastUpdateStream = Answer<v1::FastUpdateReply>;
+
+    async fn fast_update(
+        &self,
+        request: Request<v1::FastUpdateRequest>,
+    ) -> Result<Response<Self::FastUpdateStream>, Status> {
+        let order = request.get_ref();
+        let (caller, fleet) = (Caller::of(&request)?, self.of(&request, &order.hostname)?);
+        tracing::info!(user = caller.user(), ?order, "fast update");
+        let force = [
+            order.force_disruption.then_some("disruption forced"),
+            order.disable_safety_check.then_some("safety check off"),
+        ];
+        caller.detail(force.into_iter().flatten().collect::<Vec<_>>().join(", "));
+        let progress = fleet.fast_update(&order.hostname, fast_update(order)).await;
+        let progress = progress.map_err(|error| status(&error))?;
+        let progress = progress.ok_or_else(|| Status::not_found("there is no such machine"))?;
+        let replies = progress.map(|standing| match standing {
+            Ok(standing) => Ok(v1::FastUpdateReply {
+                status: standing.status.text().into(),
+                detail: standing.detail,
+                over: standing.stage == Stage::Over,
+            }),
+            Err(error) => Err(status(&error)),
+        });
+        Ok(Response::new(Driven::stream(replies).boxed()))
     }
 
     async fn get_updates_state(
         &self,
-        _request: Request<v1::Empty>,
+        request: Request<v1::Empty>,
     ) -> Result<Response<v1::GetUpdatesStateReply>, Status> {
-        let updates = self.0.updates().await.map_err(|error| status(&error))?;
+        let updates = self.fleet.open(permit(&request)?).updates().await.map_err(|error| status(&error))?;
         Ok(Response::new(v1::GetUpdatesStateReply {
             enabled: updates.switch == Switch::Enabled,
             reason: updates.reason,
@@ -94,6 +146,22 @@ impl Dominator for FleetService {
 }
 
 impl FleetService {
+    /// Serves `fleet`.
+    pub(super) fn new(fleet: Arc<dyn FleetControl>) -> Self {
+        Self { fleet: Gate::new(fleet.clone()), register: fleet }
+    }
+
+    /// The fleet, for those who may do something to that machine: with powers, or because it is theirs by the machine data
+    /// base. Who may not does not learn whether there is such a machine.
+    fn of<T>(&self, request: &Request<T>, hostname: &str) -> Result<&Arc<dyn FleetControl>, Status> {
+        let caller = Caller::of(request)?;
+        let machine = self.register.machine(hostname);
+        let machine = machine.as_deref();
+        let tags = machine.map_or(&NO_TAGS, |machine| &machine.tags);
+        let owns = |identity: &Identity| machine.is_some_and(|machine| owns(identity, machine));
+        Ok(self.fleet.open(caller.may_own_machine(hostname, tags, owns)?))
+    }
+
     async fn switch<T>(
         &self,
         switch: Switch,
@@ -103,17 +171,37 @@ impl FleetService {
         if reason.len() > limits::REASON {
             return Err(invalid(format!("a reason of more than {} bytes", limits::REASON)));
         }
-        self.0.switch_updates(switch, reason, user(request)?).await.map_err(|error| status(&error))?;
+        let (caller, fleet) = (Caller::of(request)?, self.fleet.open(permit(request)?));
+        caller.target(format_args!("all machines: {reason}"));
+        fleet.switch_updates(switch, reason, caller.user()).await.map_err(|error| status(&error))?;
         Ok(Response::new(v1::Empty {}))
     }
 }
 
-fn user<T>(request: &Request<T>) -> Result<&str, Status> {
-    // INVARIANT: the door puts a caller into every request it lets pass.
-    let caller = request.extensions().get::<Caller>();
-    caller
-        .map(|caller| caller.identity.user.as_str())
-        .ok_or_else(|| Status::unauthenticated("nobody is calling"))
+/// Whether a machine is somebody's.
+fn owns(identity: &Identity, machine: &Machine) -> bool {
+    machine.owner_users.contains(&identity.user)
+        || machine.owner_groups.iter().any(|group| identity.groups.contains(group))
+}
+
+fn fast_update(order: &v1::FastUpdateRequest) -> FastUpdate {
+    let leave = Leave {
+        disruption: if order.force_disruption { Disruption::Force } else { Disruption::Ask },
+        reboot: if order.fail_on_reboot { Reboot::Refused } else { Reboot::Allowed },
+    };
+    FastUpdate {
+        leave,
+        safety: if order.disable_safety_check { Safety::ClearedOnce } else { Safety::Guarded },
+    }
+}
+
+/// Whether the machine is known, and how it stands if it does not wait for the operator.
+fn told(consent: Consent) -> (bool, Option<String>) {
+    match consent {
+        Consent::Given => (true, None),
+        Consent::NotWaiting(status) => (true, Some(status.text().into())),
+        Consent::NoSuchMachine => (false, None),
+    }
 }
 
 fn info(sub: &SubInfo) -> v1::SubInfo {

@@ -3,7 +3,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dominator_core::authorise::Decision;
+use dominator_core::auth::Identity;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{ImageError, ImageStore};
@@ -13,8 +13,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::driven::Driven;
 use super::turns::Turns;
-use super::{Answer, next};
-use crate::authorise::Caller;
+use super::{Answer, next, permit};
+use crate::auth::{Caller, Gate, Permit};
 use crate::v1::add_image_request::Part as AddPart;
 use crate::v1::get_image_reply::Part;
 use crate::v1::image_server_server::ImageServer;
@@ -26,7 +26,7 @@ const NAMES: usize = 1000;
 
 /// A store of images, served.
 pub(super) struct ImageService {
-    images: Arc<dyn ImageStore>,
+    images: Gate<Arc<dyn ImageStore>>,
     clock: fn() -> SystemTime,
     turns: Turns,
 }
@@ -37,11 +37,14 @@ impl ImageServer for ImageService {
         &self,
         request: Request<Streaming<v1::AddImageRequest>>,
     ) -> Result<Response<v1::Empty>, Status> {
-        let user = caller(&request)?.identity.user.clone();
-        let (name, mut image) = new_image(request.into_inner()).await?;
-        image.created_by = user;
+        let caller = Caller::of(&request)?.clone();
+        let mut parts = request.into_inner();
+        let name = new_name(&mut parts).await?;
+        let permit = caller.may_image(&name)?;
+        let mut image = new_image(parts).await?;
+        image.created_by = caller.user().into();
         image.created_on = (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
-        self.images.add(&name, image).await.map_err(|error| image_status(&error))?;
+        self.images.open(permit).add(&name, image).await.map_err(|error| image_status(&error))?;
         Ok(Response::new(v1::Empty {}))
     }
 
@@ -49,7 +52,9 @@ impl ImageServer for ImageService {
         &self,
         request: Request<v1::ImageRequest>,
     ) -> Result<Response<v1::CheckImageReply>, Status> {
-        let exists = match self.images.image(&wire::image_name(&request.get_ref().name)?).await {
+        let name = wire::image_name(&request.get_ref().name)?;
+        let permit = Caller::of(&request)?.may_image(&name)?;
+        let exists = match self.images.open(permit).image(&name).await {
             Ok(_) => true,
             Err(ImageError::NotFound { .. } | ImageError::Deleted { .. }) => false,
             Err(error) => return Err(image_status(&error)),
@@ -64,11 +69,11 @@ impl ImageServer for ImageService {
         request: Request<v1::GetImageRequest>,
     ) -> Result<Response<Self::GetImageStream>, Status> {
         let turn = self.turns.wait(&request).await?;
-        let request = request.get_ref();
-        let name = wire::image_name(&request.name)?;
-        let image = self.image(&name).await?;
-        let tree = match request.with_tree {
-            true => Some(self.images.tree(&name).await.map_err(|error| image_status(&error))?),
+        let name = wire::image_name(&request.get_ref().name)?;
+        let permit = Caller::of(&request)?.may_image(&name)?;
+        let image = self.image(permit, &name).await?;
+        let tree = match request.get_ref().with_tree {
+            true => Some(self.images.open(permit).tree(&name).await.map_err(|error| image_status(&error))?),
             false => None,
         };
         let manifest = stream::iter(wire::chunks(image.encode())).map(|part| Ok(Part::Manifest(part)));
@@ -85,9 +90,9 @@ impl ImageServer for ImageService {
 
     async fn list_images(
         &self,
-        _request: Request<v1::Empty>,
+        request: Request<v1::Empty>,
     ) -> Result<Response<Self::ListImagesStream>, Status> {
-        let names = self.images.list().await.map_err(|error| image_status(&error))?;
+        let names = self.images.open(permit(&request)?).list().await.map_err(|error| image_status(&error))?;
         let batch = |names: &[ImageName]| v1::ListImagesReply {
             names: names.iter().map(ToString::to_string).collect(),
         };
@@ -97,16 +102,10 @@ impl ImageServer for ImageService {
 
     async fn delete_image(&self, request: Request<v1::ImageRequest>) -> Result<Response<v1::Empty>, Status> {
         let name = wire::image_name(&request.get_ref().name)?;
-        let caller = caller(&request)?;
-        if !may_change(caller, &*self.image(&name).await?) {
-            let user = &caller.identity.user;
-            tracing::warn!(user, image = %name, "deletion refused");
-            return Err(Status::permission_denied(format!(
-                "access to method denied: {user:?} neither made nor owns image {name}, and its certificate does not \
-                 list ImageServer.DeleteImage"
-            )));
-        }
-        self.images.delete(&name).await.map_err(|error| image_status(&error))?;
+        let caller = Caller::of(&request)?;
+        let image = self.image(caller.may_image(&name)?, &name).await?;
+        let permit = caller.may_own_image(&name, |identity| owns(identity, &image))?;
+        self.images.open(permit).delete(&name).await.map_err(|error| image_status(&error))?;
         Ok(Response::new(v1::Empty {}))
     }
 
@@ -114,7 +113,8 @@ impl ImageServer for ImageService {
         &self,
         request: Request<v1::ImageRequest>,
     ) -> Result<Response<v1::GetImageExpirationReply>, Status> {
-        let image = self.image(&wire::image_name(&request.get_ref().name)?).await?;
+        let name = wire::image_name(&request.get_ref().name)?;
+        let image = self.image(Caller::of(&request)?.may_image(&name)?, &name).await?;
         Ok(Response::new(v1::GetImageExpirationReply { expires_at: image.expires_at }))
     }
 }
@@ -122,33 +122,29 @@ impl ImageServer for ImageService {
 impl ImageService {
     /// Serves `images`; `clock` dates those that are added.
     pub(super) fn new(images: Arc<dyn ImageStore>, clock: fn() -> SystemTime) -> Self {
-        Self { images, clock, turns: Turns::new(limits::TREES_OF_ADDRESS) }
+        Self { images: Gate::new(images), clock, turns: Turns::new(limits::TREES_OF_ADDRESS) }
     }
 
-    async fn image(&self, name: &ImageName) -> Result<Arc<Image>, Status> {
-        self.images.image(name).await.map_err(|error| image_status(&error))
+    async fn image(&self, permit: Permit, name: &ImageName) -> Result<Arc<Image>, Status> {
+        self.images.open(permit).image(name).await.map_err(|error| image_status(&error))
     }
 }
 
-fn caller<T>(request: &Request<T>) -> Result<&Caller, Status> {
-    // INVARIANT: the door puts a caller into every request it lets pass.
-    request.extensions().get::<Caller>().ok_or_else(|| Status::unauthenticated("nobody is calling"))
-}
-
-/// Whether a caller may change or delete an image: by the method list, as its maker, or as an owner.
-fn may_change(caller: &Caller, image: &Image) -> bool {
-    let identity = &caller.identity;
-    caller.decision == Decision::Listed
-        || image.created_by == identity.user
+/// Whether an image is somebody's: its maker's, or an owner's.
+fn owns(identity: &Identity, image: &Image) -> bool {
+    image.created_by == identity.user
         || image.owner_users.contains(&identity.user)
         || image.owner_groups.iter().any(|group| identity.groups.contains(group))
 }
 
-async fn new_image(mut parts: Streaming<v1::AddImageRequest>) -> Result<(ImageName, Image), Status> {
-    let Some(v1::AddImageRequest { part: Some(AddPart::Name(name)) }) = next(&mut parts).await? else {
+async fn new_name(parts: &mut Streaming<v1::AddImageRequest>) -> Result<ImageName, Status> {
+    let Some(v1::AddImageRequest { part: Some(AddPart::Name(name)) }) = next(parts).await? else {
         return Err(invalid("an image that does not begin with its name"));
     };
-    let name = wire::image_name(&name)?;
+    wire::image_name(&name)
+}
+
+async fn new_image(mut parts: Streaming<v1::AddImageRequest>) -> Result<Image, Status> {
     let mut manifest = Collector::new("a manifest", Image::MAX_LEN);
     while let Some(part) = next(&mut parts).await? {
         match part.part {
@@ -157,8 +153,7 @@ async fn new_image(mut parts: Streaming<v1::AddImageRequest>) -> Result<(ImageNa
         }
     }
     let manifest = manifest.finish();
-    let image = wire::decode("the manifest", move || Image::decode(&manifest)).await?;
-    Ok((name, image))
+    wire::decode("the manifest", move || Image::decode(&manifest)).await
 }
 
 /// The hard links and directories of a tree.

@@ -1,8 +1,7 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use async_trait::async_trait;
-use dominator_core::authorise::{Access, Method};
+use dominator_core::auth::{Access, Method, Rule};
 use tonic::{Request, Response, Status};
 
 use crate::v1;
@@ -11,7 +10,7 @@ use crate::v1::introspection_server::Introspection;
 /// What the server offers, served.
 pub(super) struct IntrospectionService {
     pub(super) version: String,
-    pub(super) offered: Arc<BTreeMap<Method, Access>>,
+    pub(super) offered: BTreeMap<Method, Rule>,
 }
 
 #[async_trait]
@@ -20,9 +19,9 @@ impl Introspection for IntrospectionService {
         &self,
         _request: Request<v1::Empty>,
     ) -> Result<Response<v1::ListMethodsReply>, Status> {
-        let info = |(method, access): (&Method, &Access)| v1::MethodInfo {
+        let info = |(method, rule): (&Method, &Rule)| v1::MethodInfo {
             name: method.to_string(),
-            public: *access == Access::Public,
+            public: rule.access != Access::Listed,
         };
         let methods = self.offered.iter().map(info).collect();
         Ok(Response::new(v1::ListMethodsReply { version: self.version.clone(), methods }))

@@ -6,20 +6,26 @@ mod images;
 mod introspection;
 mod objects;
 mod subd;
+mod targets;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use dominator_core::authorise::{Access, Method};
+use dominator_core::auth::{Method, People, Reach};
 use dominator_core::port::{Agent, ImageStore, ObjectStore};
 use tokio::time::timeout;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
+use tower::Service;
 
-use crate::authorise::methods;
+use crate::auth::{Audit, BadPolicy, Caller, Permit, Policy, methods, path, rule};
 use crate::controller::FleetControl;
 use crate::limits;
 use crate::v1::dominator_server::DominatorServer;
@@ -28,17 +34,36 @@ use crate::v1::introspection_server::IntrospectionServer;
 use crate::v1::object_server_server::ObjectServerServer;
 use crate::v1::subd_server::SubdServer;
 
+/// What an agent takes in.
+const INTAKE: &str = "ObjectServer.AddObjects";
+
 /// What a server serves. `Introspection` is always among it.
 pub struct Services {
     version: String,
     routes: RoutesBuilder,
+    /// Services, or single methods of some.
     offered: BTreeSet<&'static str>,
+    /// What others offer, and whom this server trusts.
+    policy: Policy,
+    /// Where what changes something is recorded.
+    audit: Option<Audit>,
 }
 
 impl Services {
     /// Nothing yet. `version` is what `Introspection.ListMethods` tells.
     pub fn new(version: &str) -> Self {
-        Self { version: version.into(), routes: RoutesBuilder::default(), offered: BTreeSet::new() }
+        let (routes, policy) = (RoutesBuilder::default(), Policy::new());
+        Self { version: version.into(), routes, offered: BTreeSet::new(), policy, audit: None }
+    }
+
+    /// Has every call that changes something recorded by `audit`. Without one, none is.
+    #[must_use]
+    pub fn audited(self, audit: Audit) -> Self {
+        Self { audit: Some(audit), ..self }
+    }
+
+    pub(crate) fn audit(&self) -> Option<Audit> {
+        self.audit.clone()
     }
 
     /// Serves an agent as `Subd`.
@@ -62,6 +87,16 @@ impl Services {
         self.offering("ObjectServer")
     }
 
+    /// Serves an object store as `ObjectServer`, but only to be added to: nothing of it is told or handed out.
+    #[must_use]
+    pub fn intake(mut self, store: Arc<dyn ObjectStore>) -> Self {
+        self.routes.add_service(
+            ObjectServerServer::new(objects::ObjectService::new(store))
+                .max_decoding_message_size(limits::MESSAGE),
+        );
+        self.offering(INTAKE)
+    }
+
     /// Serves an image store as `ImageServer`. Images that are added bear the caller's user name and the time of
     /// `clock`.
     #[must_use]
@@ -73,11 +108,48 @@ impl Services {
         self.offering("ImageServer")
     }
 
+    /// Serves a service that is not of this crate, to whom `policy` allows it. Whom it trusts counts for nothing here; say
+    /// that of the server.
+    ///
+    /// # Errors
+    /// [`BadPolicy`] when certificates could not tell its methods from ours, or from others that are served here.
+    pub fn foreign<S>(mut self, service: S, policy: &Policy) -> Result<Self, BadPolicy>
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        // Also those that are not served here: what a certificate means must not depend on that.
+        if let Some(method) = policy.methods().into_keys().find(|method| rule(method).is_some()) {
+            return Err(BadPolicy::Twice { method });
+        }
+        self.policy = self.policy.and(policy)?;
+        self.routes.add_service(service);
+        Ok(self)
+    }
+
+    /// Trusts these with every method, whatever their certificates list.
+    #[must_use]
+    pub fn trusting(self, trusted: People) -> Self {
+        Self { policy: self.policy.trusting(trusted), ..self }
+    }
+
+    /// Says whose machine this is, who may call every method of `Subd`, and which tags it has, for certificates whose scope
+    /// ends at some machines.
+    #[must_use]
+    pub fn machine(self, owners: People, tags: BTreeMap<String, String>) -> Self {
+        Self { policy: self.policy.owned("Subd", owners).tagged(tags), ..self }
+    }
+
     /// Serves the handle of a controller as `Dominator`.
     #[must_use]
     pub fn fleet(mut self, fleet: Arc<dyn FleetControl>) -> Self {
         self.routes.add_service(
-            DominatorServer::new(fleet::FleetService(fleet)).max_decoding_message_size(limits::MESSAGE),
+            DominatorServer::new(fleet::FleetService::new(fleet)).max_decoding_message_size(limits::MESSAGE),
         );
         self.offering("Dominator")
     }
@@ -87,15 +159,26 @@ impl Services {
         self
     }
 
-    /// The services, and every method of theirs with what it demands.
-    pub(crate) fn into_routes(self) -> (Routes, Arc<BTreeMap<Method, Access>>) {
-        let Self { version, mut routes, offered } = self.offering("Introspection");
-        let offered = methods().filter(|(method, _)| offered.contains(method.service())).collect();
-        let offered: Arc<BTreeMap<_, _>> = Arc::new(offered);
-        let introspection = introspection::IntrospectionService { version, offered: offered.clone() };
+    /// The services, and what is offered to whom.
+    pub(crate) fn into_routes(self) -> (Routes, Policy) {
+        let Self { version, mut routes, offered, policy, .. } = self.offering("Introspection");
+        let is_offered = |method: &Method| {
+            offered.contains(method.service()) || offered.contains(method.to_string().as_str())
+        };
+        // Who only takes objects in is an agent: what is pushed there is for its machine.
+        let intake = offered.contains(INTAKE) && !offered.contains("ObjectServer");
+        let ours = methods().filter(|(method, _)| is_offered(method));
+        let policy = ours.fold(policy, |policy, (method, rule)| {
+            let is_pushed = intake && method.to_string() == INTAKE;
+            let rule = if is_pushed { rule.reaching(Reach::ThisMachine) } else { rule };
+            let policy = policy.method(&path(&method), rule);
+            policy.expect("invariant: no foreign method is named like one of ours, and ours differ")
+        });
+        let offered = policy.methods();
+        let introspection = introspection::IntrospectionService { version, offered };
         routes
             .add_service(IntrospectionServer::new(introspection).max_decoding_message_size(limits::MESSAGE));
-        (routes.routes(), offered)
+        (routes.routes(), policy)
     }
 }
 
@@ -107,6 +190,11 @@ impl fmt::Debug for Services {
 
 /// The stream of an answer.
 type Answer<T> = futures_util::stream::BoxStream<'static, Result<T, Status>>;
+
+/// Leave to go on with a request that names nothing which a scope knows.
+fn permit<T>(request: &Request<T>) -> Result<Permit, Status> {
+    Caller::of(request)?.permit()
+}
 
 /// The next message of a caller, who must not keep us waiting: what a call holds, it would hold for ever.
 async fn next<T>(parts: &mut Streaming<T>) -> Result<Option<T>, Status> {

@@ -10,7 +10,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::driven::{Driven, Items};
 use super::turns::Turns;
-use super::{Answer, next};
+use super::{Answer, next, permit};
+use crate::auth::{Caller, Gate};
 use crate::v1::add_objects_reply::Part as ReplyPart;
 use crate::v1::add_objects_request::Part as RequestPart;
 use crate::v1::object_server_server::ObjectServer;
@@ -22,14 +23,14 @@ const QUEUE: usize = 4;
 
 /// A store of objects, served.
 pub(super) struct ObjectService {
-    store: Arc<dyn ObjectStore>,
+    store: Gate<Arc<dyn ObjectStore>>,
     turns: Turns,
 }
 
 impl ObjectService {
     /// Serves `store`.
     pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store, turns: Turns::new(limits::TRANSFERS_OF_ADDRESS) }
+        Self { store: Gate::new(store), turns: Turns::new(limits::TRANSFERS_OF_ADDRESS) }
     }
 }
 
@@ -42,11 +43,12 @@ impl ObjectServer for ObjectService {
         request: Request<Streaming<v1::AddObjectsRequest>>,
     ) -> Result<Response<Self::AddObjectsStream>, Status> {
         let (pieces, taken) = mpsc::channel(QUEUE);
-        let store = self.store.clone();
+        let store = self.store.open(permit(&request)?).clone();
+        let caller = Caller::of(&request)?.clone();
         let turn = self.turns.wait(&request).await?;
         let work = async move |answers: Items<v1::AddObjectsReply>| {
             let reading = read_all(request.into_inner(), store.clone(), answers.clone(), pieces);
-            let adding = add_all(store.clone(), taken, answers.clone());
+            let adding = add_all(store.clone(), taken, answers.clone(), caller);
             let done = tokio::try_join!(reading, adding).map(|_| ());
             drop(turn);
             done
@@ -58,8 +60,9 @@ impl ObjectServer for ObjectService {
         &self,
         request: Request<v1::ObjectIds>,
     ) -> Result<Response<v1::CheckObjectsReply>, Status> {
+        let store = self.store.open(permit(&request)?);
         let ids = wire::ids_from(&request.get_ref().ids, limits::IDS)?;
-        let sizes = self.store.sizes(&ids).await.map_err(|error| store_status(&error))?;
+        let sizes = store.sizes(&ids).await.map_err(|error| store_status(&error))?;
         let sizes =
             sizes.into_iter().map(|size| size.map_or(-1, |size| i64::try_from(size).unwrap_or(i64::MAX)));
         Ok(Response::new(v1::CheckObjectsReply { sizes: sizes.collect() }))
@@ -69,17 +72,24 @@ impl ObjectServer for ObjectService {
 
     async fn get_objects(
         &self,
-        request: Request<Streaming<v1::ObjectIds>>,
+        request: Request<Streaming<v1::GetObjectsRequest>>,
     ) -> Result<Response<Self::GetObjectsStream>, Status> {
+        let store = self.store.open(permit(&request)?);
         let turn = self.turns.wait(&request).await?;
         let mut parts = request.into_inner();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut offset) = (Vec::new(), 0);
         while let Some(part) = next(&mut parts).await? {
             wanted.extend(wire::ids_from(&part.ids, limits::OBJECTS_IN_CALL - wanted.len())?);
+            offset = part.offset.max(offset);
         }
-        let pieces = self.store.objects(wanted).await.map_err(|error| store_status(&error))?;
+        let pieces = match (offset, wanted.as_slice()) {
+            (0, _) => store.objects(wanted).await,
+            (_, [id]) => store.rest(*id, offset).await,
+            (..) => return Err(invalid("an offset in several objects")),
+        };
+        let pieces = pieces.map_err(|error| store_status(&error))?;
         let pieces = pieces.map_err(|error| store_status(&error));
-        let messages = wire::pack_pieces(pieces).inspect(move |_| {
+        let messages = wire::pack_rest(pieces, offset).inspect(move |_| {
             let _kept_until_the_end = &turn;
         });
         Ok(Response::new(Driven::stream(messages).boxed()))
@@ -130,9 +140,12 @@ async fn add_all(
     store: Arc<dyn ObjectStore>,
     pieces: mpsc::Receiver<Result<Piece, StoreError>>,
     answers: Items<v1::AddObjectsReply>,
+    caller: Caller,
 ) -> Result<(), Status> {
     let verified = store.add(Pieces::new(ReceiverStream::new(pieces))).await;
     let verified = verified.map_err(|error| store_status(&error))?;
+    let bytes: u64 = verified.iter().map(|object| object.size()).sum();
+    caller.detail(format_args!("{} objects, {bytes} bytes", verified.len()));
     for batch in verified.chunks(limits::IDS) {
         let objects: Vec<_> = batch.iter().map(|object| (object.id(), object.size())).collect();
         answers.give(v1::AddObjectsReply { part: Some(ReplyPart::Added(wire::sized(&objects))) }).await?;

@@ -29,7 +29,8 @@ impl Crowd {
     }
 }
 
-fn neighbourhood(address: IpAddr) -> IpAddr {
+/// The addresses that are counted as one: who has one of them can take the others.
+pub(crate) fn neighbourhood(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),

@@ -2,24 +2,35 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dominator_pki::PkiError;
+use futures_util::future::try_join_all;
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::CertificateError;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
-use super::client::rejection;
-use super::connection::{Connection, Peer, Places};
+use super::ages::{Dealt, ages};
+use super::arrivals::{Arrivals, Heard};
+use super::bounds::Bounds;
+use super::conduct::{Conduct, End, Watch};
+use super::connection::{Accepted, Peer};
 use super::crowd::{Crowd, Place};
+use super::observed::Observed;
+use super::seats::{Power, Seats};
+use super::stream::{Stream, is_loopback};
 use super::tls::Tls;
-use crate::authorise::{Authorise, Refusals};
+use super::words;
+use crate::auth::Authorise;
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::server::Services;
 
 /// How long a listener that can't accept (no more descriptors) is left alone.
@@ -32,7 +43,8 @@ pub struct Server {
     local: SocketAddr,
     tls: Tls,
     services: Services,
-    refusals: Arc<Refusals>,
+    metrics: Metrics,
+    bounds: Arc<Bounds>,
 }
 
 impl Server {
@@ -41,13 +53,29 @@ impl Server {
     /// # Errors
     /// [`BindError`] when the address can't be had.
     pub async fn bind(address: SocketAddr, tls: Tls, services: Services) -> Result<Self, BindError> {
+        if tls.is_insecure() && !is_loopback(address) {
+            return Err(BindError::Insecure { address });
+        }
         let bound = async {
-            let listener = TcpListener::bind(address).await?;
+            let listener = listen(address)?;
             let local = listener.local_addr()?;
             Ok((listener, local))
         };
-        let (listener, local) = bound.await.map_err(|source| BindError { address, source })?;
-        Ok(Self { listener, local, tls, services, refusals: Arc::default() })
+        let (listener, local) = bound.await.map_err(|source| BindError::Taken { address, source })?;
+        let (metrics, bounds) = (Metrics::new(), Arc::default());
+        Ok(Self { listener, local, tls, services, metrics, bounds })
+    }
+
+    /// Counts and measures into `metrics` instead of metrics of its own.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Takes no more upon itself than that.
+    #[must_use]
+    pub fn with_bounds(self, bounds: Bounds) -> Self {
+        Self { bounds: Arc::new(bounds), ..self }
     }
 
     /// Where it listens.
@@ -55,9 +83,9 @@ impl Server {
         self.local
     }
 
-    /// What was refused so far; goes on counting.
-    pub fn refusals(&self) -> Arc<Refusals> {
-        self.refusals.clone()
+    /// What is counted and measured.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
     }
 
     /// Serves until `shutdown` is ready. Calls under way then have [`limits::GRACE`] to end; what is left is cut off.
@@ -66,17 +94,30 @@ impl Server {
     /// # Errors
     /// [`ServeError`] when the runtime of the protocol fails; nothing a client does makes it.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
-        let (connections, incoming) = mpsc::channel(limits::HANDSHAKES);
         let (close, closing) = watch::channel(false);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let router = router(self.services, &self.refusals);
-        let incoming = ReceiverStream::new(incoming);
-        let serving = router.serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
-        let mut serving = std::pin::pin!(serving);
-        let door = Door { tls: self.tls, refusals: self.refusals, closing, connections };
+        let (stop, stopped) = watch::channel(());
+        let audit = self.services.audit();
+        let (routes, policy) = self.services.into_routes();
+        let anybody = policy.has_unauthenticated();
+        let authorise = Authorise::new(policy).recording(self.metrics.clone(), audit);
+        let group = |age| {
+            let (connections, incoming) = mpsc::channel(self.bounds.handshakes.max(1));
+            let router = router(routes.clone(), authorise.clone(), &self.bounds, age);
+            let mut stopped = stopped.clone();
+            let stopped = async move { drop(stopped.changed().await) };
+            (connections, router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), stopped))
+        };
+        let (connections, serving): (Vec<_>, Vec<_>) = ages(limits::CONNECTION_AGE).map(group).unzip();
+        let connections = Dealt::new(connections);
+        let mut serving = std::pin::pin!(try_join_all(serving));
+        let seats = Seats::new(self.bounds.clone());
+        let (tls, bounds, metrics) = (self.tls, self.bounds, self.metrics);
+        let lines = authorise.lines().clone();
+        let entrance = Entrance { tls, anybody, authorise, bounds, metrics, seats, closing, connections };
         tokio::select! {
-            result = &mut serving => return result.map_err(ServeError),
-            () = door.accept(self.listener) => {}
+            result = &mut serving => return result.map(drop).map_err(ServeError),
+            () = entrance.accept(self.listener) => {}
+            () = lines.keep_telling() => {}
             () = shutdown => {}
         }
         drop(stop);
@@ -87,56 +128,69 @@ impl Server {
                 serving.await
             }
         };
-        result.map_err(ServeError)
+        lines.tell_rest();
+        result.map(drop).map_err(ServeError)
     }
 }
 
-fn router(
-    services: Services,
-    refusals: &Arc<Refusals>,
-) -> Router<tower::layer::util::Stack<Authorise, tower::layer::util::Identity>> {
-    let (routes, offered) = services.into_routes();
+/// Who connects while many others do waits in a queue that is long enough for a fleet.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(limits::BACKLOG)
+}
+
+fn router(routes: Routes, authorise: Authorise, bounds: &Arc<Bounds>, age: Duration) -> Router<Layers> {
     tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(limits::KEEPALIVE))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE_ANSWER))
+        .http2_keepalive_interval(Some(bounds.keepalive))
+        .http2_keepalive_timeout(Some(bounds.keepalive_answer))
         .http2_max_header_list_size(limits::HEADERS)
+        .http2_max_pending_accept_reset_streams(Some(limits::RESETS))
+        .http2_max_local_error_reset_streams(Some(limits::ERRORS))
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(4 * 1024 * 1024)
         .max_concurrent_streams(limits::STREAMS)
-        .max_connection_age(limits::CONNECTION_AGE)
-        .layer(Authorise::new(offered, refusals.clone()))
+        .max_connection_age(age)
+        .max_connection_age_grace(limits::CONNECTION_AGE_GRACE)
+        .layer(Watch::new(bounds.clone()))
+        .layer(authorise)
         .add_routes(routes)
 }
 
+/// What every call passes before it reaches its service.
+type Layers = Stack<Authorise, Stack<Watch, Identity>>;
+
 /// Where connections come in: each is accepted only when its peer has proven who it is.
-struct Door {
+struct Entrance {
     tls: Tls,
-    refusals: Arc<Refusals>,
+    /// Whether there is something for those who show no certificate.
+    anybody: bool,
+    authorise: Authorise,
+    bounds: Arc<Bounds>,
+    metrics: Metrics,
+    seats: Seats,
     closing: watch::Receiver<bool>,
-    connections: mpsc::Sender<io::Result<Connection>>,
+    connections: Dealt<mpsc::Sender<io::Result<Accepted>>>,
 }
 
-impl Door {
+impl Entrance {
     async fn accept(self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
-        let connected = Crowd::new(limits::CONNECTIONS_OF_ADDRESS);
-        let arriving = Crowd::new(limits::HANDSHAKES_OF_ADDRESS);
-        let door = Arc::new(self);
-        let mut handshakes = JoinSet::new();
+        let arriving = Crowd::new(self.bounds.handshakes_of_address);
+        let mut arrivals =
+            Arrivals::new(self.bounds.clone(), self.authorise.lines().clone(), self.metrics.clone());
+        let entrance = Arc::new(self);
         loop {
-            while handshakes.try_join_next().is_some() {}
-            if handshakes.len() >= limits::HANDSHAKES {
-                drop(handshakes.join_next().await);
-            }
-            // The semaphore is never closed.
-            let Ok(place) = places.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, address)) => {
-                    let entered = (connected.enter(address.ip()), arriving.enter(address.ip()));
-                    if let (Some(share), Some(arrival)) = entered {
-                        handshakes.spawn(door.clone().admit(stream, address, (place, share), arrival));
-                    } else {
-                        door.refuse(address, &Refusal::Crowded);
+                    let from = address.ip();
+                    let has_room = arrivals.room(from).await;
+                    match arriving.enter(from).filter(|_| has_room) {
+                        Some(arrival) => {
+                            arrivals
+                                .begin(from, |heard| entrance.clone().admit(stream, address, arrival, heard));
+                        }
+                        None => entrance.refuse(address, &Refusal::Crowded),
                     }
                 }
                 Err(error) => {
@@ -147,67 +201,121 @@ impl Door {
         }
     }
 
-    async fn admit(self: Arc<Self>, stream: TcpStream, address: SocketAddr, places: Places, arrival: Place) {
-        let shaken = self.handshake(stream, address, places).await;
+    async fn admit(self: Arc<Self>, stream: TcpStream, address: SocketAddr, arrival: Place, heard: Heard) {
+        let limit = self.bounds.handshake;
+        let shaken = timeout(limit, self.handshake(stream, address, &heard)).await;
+        let shaken = shaken.unwrap_or(Err(Refusal::Timeout));
         drop(arrival);
         match shaken {
-            // When nobody takes connections any more, the server is ending.
-            Ok(connection) => drop(self.connections.send(Ok(connection)).await),
+            Ok(connection) => {
+                if let Some(group) = self.connections.next() {
+                    // When nobody takes connections any more, the server is ending.
+                    drop(group.send(Ok(connection)).await);
+                }
+            }
             Err(refusal) => self.refuse(address, &refusal),
         }
     }
 
     fn refuse(&self, address: SocketAddr, refusal: &Refusal) {
-        self.refusals.count_connection();
-        let reason = crate::wire::text(refusal);
-        tracing::warn!(peer = %address, reason, "connection refused");
+        self.metrics.refused(refusal.word());
+        self.authorise.lines().write(address.ip(), "connection refused", refusal.word(), || {
+            let reason = crate::wire::text(refusal);
+            tracing::warn!(peer = %address, reason, "connection refused");
+        });
+    }
+
+    /// Tells of the end of a connection whose peer's conduct was not to be borne.
+    fn teller(&self, peer: &Peer) -> impl FnOnce(End) + Send + 'static {
+        let (lines, metrics, address) = (self.authorise.lines().clone(), self.metrics.clone(), peer.address);
+        let user = peer.user().to_owned();
+        move |end| {
+            metrics.ended(end.word());
+            lines.write(address.ip(), "connection ended", end.word(), || {
+                tracing::warn!(peer = %address, user, reason = %end, "connection ended");
+            });
+        }
     }
 
     async fn handshake(
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        places: Places,
-    ) -> Result<Connection, Refusal> {
+        heard: &Heard,
+    ) -> Result<Accepted, Refusal> {
+        let counted = self.metrics.handshake();
         stream.set_nodelay(true).map_err(Refusal::Handshake)?;
-        let acceptor = TlsAcceptor::from(self.tls.server());
-        let stream = timeout(limits::HANDSHAKE, acceptor.accept(stream)).await;
-        let stream = stream.map_err(|_| Refusal::Timeout)?.map_err(Refusal::from_handshake)?;
-        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let identity = Arc::new(self.tls.identify(chain).map_err(Refusal::Certificate)?);
-        Ok(Connection::new(stream, Peer { address, identity }, self.closing.clone(), places))
+        stream.peek(&mut [0; 1]).await.map_err(Refusal::Handshake)?;
+        heard.set();
+        let stream = match &self.tls.current().proof {
+            Some(proof) => {
+                let config = if self.anybody { &proof.open } else { &proof.server };
+                let acceptor = TlsAcceptor::from(config.clone());
+                let (stream, why) = words::overheard(acceptor.accept(stream)).await;
+                let stream = stream.map_err(|error| Refusal::from_handshake(error, why))?;
+                Stream::Tls(Box::new(stream.into()))
+            }
+            None if is_loopback(address) => Stream::Plain(stream),
+            None => return Err(Refusal::Insecure),
+        };
+        let mut peer = self.tls.peer(address, stream.shown()).map_err(Refusal::Certificate)?;
+        // INVARIANT: TLS lets nobody in without a certificate unless there is something for anybody; the second lock.
+        if peer.identity().is_none() && !self.anybody {
+            return Err(Refusal::Certificate(PkiError::NoPeerCertificate));
+        }
+        let has_power = peer.identity().is_some_and(|identity| self.authorise.empowers(identity));
+        let power = if has_power { Power::Some } else { Power::None };
+        let conduct = Arc::new(Conduct::new(self.bounds.given_up));
+        let seat = self.seats.take(power, peer.user(), address.ip(), conduct.clone());
+        let seat = seat.ok_or(Refusal::Full)?;
+        let stream = Observed::new(stream, conduct.clone(), &self.bounds, self.teller(&peer));
+        peer.conduct = Some(conduct);
+        drop(counted);
+        let seat = (seat, self.metrics.connection());
+        Ok(Accepted::accepted(stream, peer, self.closing.clone(), seat, self.metrics.clone()))
     }
 }
 
-/// Why a connection was refused; for the log.
+/// Why a connection was not accepted; for the log and metrics.
 #[derive(Debug, Error)]
 enum Refusal {
     #[error("the handshake was not done in time")]
     Timeout,
-    #[error("its address has too many connections or handshakes already")]
+    #[error("its address has too many handshakes under way already")]
     Crowded,
+    #[error("there are as many connections as there may be, and nobody has more of them")]
+    Full,
     #[error("it did not accept the certificate of this server: {0}")]
-    Rejected(&'static str),
+    Rejected(String),
     #[error("it does not speak TLS")]
     NoTls,
+    #[error("it comes from another machine, and nobody proves anything here (--danger-permit-insecure)")]
+    Insecure,
     #[error("the handshake failed")]
     Handshake(#[source] io::Error),
     #[error("its certificate is not accepted")]
     Certificate(#[source] PkiError),
     #[error("its certificate is not accepted: {0}")]
     Unaccepted(String),
+    /// One of our own authorities had signed it: certificates that strangers make must not hide it in the log. Whoever has a
+    /// copy of it can show it, so whom it names need not have come.
+    #[error("its certificate is not accepted: {0}")]
+    Revoked(String),
 }
 
 impl Refusal {
-    fn from_handshake(error: io::Error) -> Self {
+    /// `why` is what was found wrong with the certificate, which names whom it claims to be.
+    fn from_handshake(error: io::Error, why: Option<String>) -> Self {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match tls {
-            Some(tls @ rustls::Error::InvalidCertificate(_)) => Self::Unaccepted(
-                dominator_pki::refusal(tls).map_or_else(|| tls.to_string(), |pki| crate::wire::text(pki)),
-            ),
-            Some(rustls::Error::AlertReceived(alert)) => {
-                rejection(*alert).map_or(Self::Handshake(error), Self::Rejected)
+            Some(tls @ rustls::Error::InvalidCertificate(CertificateError::Revoked)) => {
+                Self::Revoked(why.unwrap_or_else(|| words::unaccepted(tls)))
             }
+            Some(tls @ rustls::Error::InvalidCertificate(_)) => {
+                Self::Unaccepted(why.unwrap_or_else(|| words::unaccepted(tls)))
+            }
+            Some(rustls::Error::AlertReceived(alert)) => words::rejection(*alert, None, SystemTime::now())
+                .map_or(Self::Handshake(error), Self::Rejected),
             Some(rustls::Error::InvalidMessage(_)) => Self::NoTls,
             Some(rustls::Error::NoCertificatesPresented) => Self::Unaccepted("it showed none".into()),
             _ => Self::Handshake(error),
@@ -215,14 +323,43 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// In a word, for metrics.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Crowded => "crowded",
+            Self::Full => "full",
+            Self::Rejected(_) => "rejected",
+            Self::NoTls => "no-tls",
+            Self::Insecure => "insecure",
+            Self::Handshake(_) => "handshake",
+            Self::Revoked(_) | Self::Certificate(PkiError::Revoked { .. }) => "revoked",
+            Self::Certificate(_) | Self::Unaccepted(_) => "certificate",
+        }
+    }
+}
+
 /// An address that can't be listened at.
 #[derive(Debug, Error)]
-#[error("can't listen at {address}; is another program there?")]
-pub struct BindError {
-    /// Which.
-    pub address: SocketAddr,
-    /// What the system said.
-    pub source: io::Error,
+#[non_exhaustive]
+pub enum BindError {
+    /// The system does not give it to us.
+    #[error("can't listen at {address}; is another program there?")]
+    Taken {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Others could reach it, and nobody would have to prove anything.
+    #[error(
+        "won't listen at {address} where nobody has to prove anything (--danger-permit-insecure); only 127.0.0.1 and ::1 will do"
+    )]
+    Insecure {
+        /// Which.
+        address: SocketAddr,
+    },
 }
 
 /// A server that could not go on.

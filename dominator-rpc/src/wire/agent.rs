@@ -1,18 +1,17 @@
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::Bytes;
 use dominator_core::filter::{Filter, Lines};
 use dominator_core::image::ImageName;
 use dominator_core::path::ImagePath;
-use dominator_core::port::{
-    Configuration, MachineTraits, PathFailure, Percent, Reconfiguration, ServiceOutcome, UpdateReport,
-};
+use dominator_core::port::{Configuration, MachineTraits, PathFailure, Percent, Reconfiguration};
 use dominator_core::view::{Granularity, Ownership, XattrPolicy};
 use tonic::Status;
 
 use super::{invalid, readable};
-use crate::v1;
+use crate::{limits, v1};
 
 pub(super) fn traits(traits: &MachineTraits) -> v1::MachineTraits {
     v1::MachineTraits {
@@ -61,6 +60,8 @@ pub(crate) fn configuration(configuration: &Configuration) -> v1::Configuration 
         cpu_percent: configuration.cpu.get().into(),
         scan_speed_percent: configuration.scan_speed.get().into(),
         exclusions: Some(filter(&configuration.exclusions)),
+        network_speed_percent: configuration.network_speed.get().into(),
+        network_bytes_per_second: configuration.network_bytes.map_or(0, NonZeroU64::get),
     }
 }
 
@@ -70,6 +71,11 @@ pub(crate) fn configuration_from(configuration: &v1::Configuration) -> Result<Co
         cpu: percent_from(configuration.cpu_percent)?,
         scan_speed: percent_from(configuration.scan_speed_percent)?,
         exclusions: filter_from(exclusions.ok_or_else(|| invalid("a configuration without exclusions"))?)?,
+        network_speed: match configuration.network_speed_percent {
+            0 => Percent::ALL,
+            percent => percent_from(percent)?,
+        },
+        network_bytes: NonZeroU64::new(configuration.network_bytes_per_second),
     })
 }
 
@@ -78,12 +84,19 @@ pub(crate) fn reconfiguration(change: Reconfiguration) -> v1::SetConfigurationRe
     v1::SetConfigurationRequest {
         cpu_percent: percent(change.cpu),
         scan_speed_percent: percent(change.scan_speed),
+        network_speed_percent: percent(change.network_speed),
+        network_bytes_per_second: change.network_bytes,
     }
 }
 
 pub(crate) fn reconfiguration_from(change: &v1::SetConfigurationRequest) -> Result<Reconfiguration, Status> {
     let percent = |percent: u32| (percent != 0).then(|| percent_from(percent)).transpose();
-    Ok(Reconfiguration { cpu: percent(change.cpu_percent)?, scan_speed: percent(change.scan_speed_percent)? })
+    Ok(Reconfiguration {
+        cpu: percent(change.cpu_percent)?,
+        scan_speed: percent(change.scan_speed_percent)?,
+        network_speed: percent(change.network_speed_percent)?,
+        network_bytes: change.network_bytes_per_second,
+    })
 }
 
 pub(super) fn percent_from(percent: u32) -> Result<Percent, Status> {
@@ -91,41 +104,10 @@ pub(super) fn percent_from(percent: u32) -> Result<Percent, Status> {
     percent.ok_or_else(|| invalid("a share that is none of 1 to 100 percent"))
 }
 
-pub(crate) fn update_reply(report: &UpdateReport) -> v1::UpdateReply {
-    v1::UpdateReply {
-        applied: report.applied,
-        kept: report.kept.iter().map(path).collect(),
-        failures: report.failures.iter().map(failure).collect(),
-        services: report.services.iter().map(service).collect(),
-        window_micros: micros(report.window),
-    }
-}
-
-pub(crate) fn update_reply_from(reply: v1::UpdateReply) -> Result<UpdateReport, Status> {
-    Ok(UpdateReport {
-        applied: reply.applied,
-        kept: reply.kept.iter().map(path_from).collect::<Result<_, _>>()?,
-        failures: reply.failures.into_iter().map(failure_from).collect::<Result<_, _>>()?,
-        services: reply.services.into_iter().map(service_from).collect(),
-        window: Duration::from_micros(reply.window_micros),
-    })
-}
-
-fn service(outcome: &ServiceOutcome) -> v1::ServiceOutcome {
-    let ServiceOutcome { service, action, error } = outcome.clone();
-    v1::ServiceOutcome { service, action, error }
-}
-
-fn service_from(outcome: v1::ServiceOutcome) -> ServiceOutcome {
-    ServiceOutcome {
-        service: readable(&outcome.service),
-        action: readable(&outcome.action),
-        error: outcome.error.as_deref().map(readable),
-    }
-}
-
 pub(super) fn failure(failure: &PathFailure) -> v1::PathFailure {
-    v1::PathFailure { path: path(&failure.path), reason: failure.reason.clone() }
+    let mut reason = failure.reason.clone();
+    reason.truncate(reason.floor_char_boundary(limits::REASON));
+    v1::PathFailure { path: path(&failure.path), reason }
 }
 
 pub(super) fn failure_from(failure: v1::PathFailure) -> Result<PathFailure, Status> {

@@ -1,15 +1,19 @@
 //! Errors across the wire: a text for people in the status, a [`v1::Failure`] for programs in its details.
 
 use std::error::Error;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dominator_core::image::ImageName;
 use dominator_core::object::ObjectId;
-use dominator_core::port::{AgentError, Cause, Chain, ImageError, StoreError, Unreachable};
+use dominator_core::port::{
+    AgentError, Cause, Chain, FetchRequest, ImageError, SourceFailure, StoreError, Unreachable,
+};
 use prost::Message as _;
+use thiserror::Error;
 use tonic::{Code, Status};
 
-use super::{digest, ids};
+use super::{condition, digest, ids};
 use crate::transport::ConnectError;
 use crate::v1::failure::Kind;
 use crate::{limits, v1};
@@ -40,6 +44,11 @@ pub(crate) fn agent_status(error: &AgentError) -> Status {
             return status(Code::FailedPrecondition, why.clone(), Some(Kind::NotNow(true)));
         }
         AgentError::Gone { id } => (Code::NotFound, Some(Kind::Gone(ids([id])))),
+        AgentError::Refused(refusal) => {
+            let kind = condition::refusal(refusal).map(Kind::Refused);
+            (Code::FailedPrecondition, kind)
+        }
+        AgentError::Unsupported => (Code::Unimplemented, Some(Kind::Unsupported(true))),
         AgentError::Fetch(store) => {
             let inner = v1::Failure { kind: store_kind(store), text: store_text(store) };
             (Code::Aborted, Some(Kind::Fetch(Box::new(inner))))
@@ -59,9 +68,10 @@ pub(crate) fn store_status(error: &StoreError) -> Status {
         StoreError::NotFound { .. } => Code::NotFound,
         StoreError::Corrupt { .. } => Code::DataLoss,
         StoreError::Protocol(_) => Code::InvalidArgument,
-        StoreError::NoSpace { .. } => Code::ResourceExhausted,
+        StoreError::NoSpace { .. } | StoreError::NoInodes { .. } => Code::ResourceExhausted,
         StoreError::Denied(_) => Code::PermissionDenied,
-        StoreError::Unreachable(_) => Code::Unavailable,
+        StoreError::Unreachable(_) | StoreError::TooSlow { .. } => Code::Unavailable,
+        StoreError::Sources(_) => Code::Aborted,
         StoreError::Failed { .. } | _ => Code::Internal,
     };
     status(code, store_text(error), store_kind(error))
@@ -75,6 +85,9 @@ fn store_text(error: &StoreError) -> String {
         StoreError::NotFound { .. }
         | StoreError::Corrupt { .. }
         | StoreError::NoSpace { .. }
+        | StoreError::NoInodes { .. }
+        | StoreError::TooSlow { .. }
+        | StoreError::Sources(_)
         | StoreError::Denied(_)
         | StoreError::Failed { .. }
         | _ => text(error),
@@ -89,10 +102,41 @@ fn store_kind(error: &StoreError) -> Option<Kind> {
         }
         StoreError::Protocol(_) => Some(Kind::BadStream(true)),
         StoreError::NoSpace { need, free } => Some(Kind::NoSpace(v1::NoSpace { need: *need, free: *free })),
+        StoreError::NoInodes { need, free } => {
+            Some(Kind::NoInodes(v1::NoInodes { need: *need, free: *free }))
+        }
+        StoreError::TooSlow { bytes, waited } => {
+            let waited_millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+            Some(Kind::TooSlow(v1::TooSlow { bytes: *bytes, waited_millis }))
+        }
+        StoreError::Sources(failures) => {
+            let failures = failures.iter().take(FetchRequest::MAX_SOURCES).map(source_failure).collect();
+            Some(Kind::Sources(v1::SourceFailures { failures }))
+        }
         StoreError::Denied(_) => Some(Kind::Denied(true)),
         StoreError::Unreachable(_) => Some(Kind::Unreachable(true)),
         StoreError::Failed { .. } | _ => None,
     }
+}
+
+fn source_failure(failure: &SourceFailure) -> v1::SourceFailure {
+    // What is nested deeper is told in words: it all has to fit into a header.
+    let flat = !matches!(failure.error, StoreError::Sources(_));
+    let kind = store_kind(&failure.error).filter(|_| flat);
+    let mut text = store_text(&failure.error);
+    text.truncate(text.floor_char_boundary(limits::ERROR_TEXT_OF_SOURCE));
+    v1::SourceFailure {
+        source: failure.source.clone(),
+        object: ids(&failure.object),
+        failure: Some(v1::Failure { kind, text }),
+    }
+}
+
+fn source_failure_from(failure: v1::SourceFailure) -> SourceFailure {
+    let inner = failure.failure.unwrap_or_default();
+    let flat = inner.kind.filter(|kind| !matches!(kind, Kind::Sources(_)));
+    let error = store_failure(flat, &readable(&inner.text));
+    SourceFailure { source: readable(&failure.source), object: digest(&failure.object).ok(), error }
 }
 
 /// What an image store's error is on the wire.
@@ -132,6 +176,12 @@ pub(crate) fn agent_error(tried: &'static str, status: Status) -> AgentError {
                 return AgentError::Gone { id };
             }
         }
+        Some(Kind::Refused(refusal)) => {
+            if let Some(refusal) = condition::refusal_from(&refusal) {
+                return AgentError::Refused(refusal);
+            }
+        }
+        Some(Kind::Unsupported(_)) => return AgentError::Unsupported,
         Some(Kind::Fetch(failure)) => {
             return AgentError::Fetch(store_failure(failure.kind, &readable(&failure.text)));
         }
@@ -197,6 +247,15 @@ fn store_error_of(kind: Kind, text: &str) -> Option<StoreError> {
             Some(StoreError::Corrupt { id, hashed, length: corrupt.length })
         }
         Kind::NoSpace(space) => Some(StoreError::NoSpace { need: space.need, free: space.free }),
+        Kind::NoInodes(inodes) => Some(StoreError::NoInodes { need: inodes.need, free: inodes.free }),
+        Kind::TooSlow(slow) => {
+            let waited = Duration::from_millis(slow.waited_millis);
+            Some(StoreError::TooSlow { bytes: slow.bytes, waited })
+        }
+        Kind::Sources(failures) => {
+            let failures = failures.failures.into_iter().take(FetchRequest::MAX_SOURCES);
+            Some(StoreError::Sources(failures.map(source_failure_from).collect()))
+        }
         Kind::BadStream(_) => Some(StoreError::Protocol(text.into())),
         Kind::Denied(_) => Some(StoreError::Denied(text.into())),
         Kind::Unreachable(_) => Some(StoreError::Unreachable(Cause::new(text))),
@@ -245,6 +304,17 @@ fn causes(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(status.source(), |&error| error.source())
 }
 
+/// A connection that could not be made for the sake of a certificate.
+#[derive(Debug, Error)]
+#[error("{0}")]
+struct CertificateRefused(String);
+
+/// Whether a certificate stood in the way of what failed: nothing that passes by itself.
+pub(crate) fn is_refusal(cause: &Cause) -> bool {
+    let dialled = cause.downcast_ref().is_some_and(|error: &ConnectError| error.why().is_refusal());
+    dialled || cause.downcast_ref::<CertificateRefused>().is_some()
+}
+
 /// A status as a cause, in words for people: what lies deepest. The layers above it say "transport error" in several
 /// ways, and the status itself shows its parts for programs.
 pub(crate) fn cause(status: &Status) -> Cause {
@@ -252,6 +322,7 @@ pub(crate) fn cause(status: &Status) -> Cause {
         return Cause::new("the server does not know this call; it is of another version");
     }
     match (dialled(status), causes(status).last()) {
+        (Some(error), _) if error.why().is_refusal() => Cause::new(CertificateRefused(text(error))),
         (Some(error), _) => Cause::new(text(error)),
         (None, Some(deepest)) => Cause::new(format!("the connection failed: {deepest}")),
         (None, None) => Cause::new(said(status)),

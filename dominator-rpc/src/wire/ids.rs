@@ -1,5 +1,6 @@
 use bytes::{Bytes, BytesMut};
 use dominator_core::object::ObjectId;
+use dominator_core::plan::Need;
 use tonic::Status;
 
 use super::invalid;
@@ -35,6 +36,27 @@ pub(crate) fn sized(objects: &[(ObjectId, u64)]) -> v1::SizedObjects {
         ids: ids(objects.iter().map(|(id, _)| id)),
         sizes: objects.iter().map(|(_, size)| *size).collect(),
     }
+}
+
+/// Ids with the room they take.
+pub(crate) fn needed(objects: &[(ObjectId, Need)]) -> v1::NeededObjects {
+    v1::NeededObjects {
+        ids: ids(objects.iter().map(|(id, _)| id)),
+        sizes: objects.iter().map(|(_, need)| need.size).collect(),
+        uses: objects.iter().map(|(_, need)| need.uses).collect(),
+    }
+}
+
+/// Ids with the room they take.
+pub(crate) fn needed_from(objects: &v1::NeededObjects) -> Result<Vec<(ObjectId, Need)>, Status> {
+    let ids = ids_from(&objects.ids, limits::IDS)?;
+    let uses = &objects.uses;
+    if ids.len() != objects.sizes.len() || !(uses.is_empty() || uses.len() == ids.len()) {
+        return Err(invalid("not as many lengths or uses as ids"));
+    }
+    let uses = uses.iter().copied().chain(std::iter::repeat(1));
+    let needs = objects.sizes.iter().zip(uses).map(|(size, uses)| Need { size: *size, uses });
+    Ok(ids.into_iter().zip(needs).collect())
 }
 
 /// Ids with lengths, as many of one as of the other.

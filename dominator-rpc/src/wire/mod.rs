@@ -2,25 +2,36 @@
 
 mod agent;
 mod collect;
+mod condition;
 mod failure;
+mod fetch;
+mod files;
 mod ids;
 mod pack;
 mod pieces;
 mod poll;
+mod update;
 
 pub(crate) use agent::{
     configuration, configuration_from, image_name, reconfiguration, reconfiguration_from, traits_from,
-    update_reply, update_reply_from,
 };
 pub(crate) use collect::{Collector, chunks, decode};
+pub(crate) use condition::{removed, removed_from};
 pub(crate) use failure::{
-    agent_error, agent_status, cause, image_error, image_status, invalid, readable, said, store_error,
-    store_status, text,
+    agent_error, agent_status, cause, image_error, image_status, invalid, is_refusal, readable, said,
+    store_error, store_status, text,
 };
-pub(crate) use ids::{digest, ids, ids_from, sized, sized_from};
+pub(crate) use fetch::{fetch_beginning, fetch_parts, fetch_reply, fetch_reply_from};
+pub(crate) use files::{Files, file_parts, files_request, files_request_from};
+pub(crate) use ids::{digest, ids, ids_from, needed, needed_from, sized, sized_from};
 pub(crate) use pack::{Packed, Weighed};
-pub(crate) use pieces::{Assembler, Breach, Sequence, encodings, length, pack_pieces, unpack};
+pub(crate) use pieces::{
+    Assembler, Breach, Sequence, encodings, length, pack_pieces, pack_rest, unpack, unpack_rest,
+};
 pub(crate) use poll::{
     Held, details_from, poll_reply, poll_request, poll_request_from, scanned_from, status_from,
     without_numbers,
+};
+pub(crate) use update::{
+    record, record_from, service_outcome, service_outcome_from, update_reply, update_reply_from,
 };

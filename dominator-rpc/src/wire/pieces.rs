@@ -25,7 +25,15 @@ impl Weighed for v1::ObjectPiece {
 pub(crate) fn pack_pieces<E: Unpin + Send + 'static>(
     pieces: impl Stream<Item = Result<Piece, E>> + Send + 'static,
 ) -> impl Stream<Item = Result<v1::ObjectPieces, E>> + Send {
-    let items = pieces.map(|piece| piece.map(piece_to));
+    pack_rest(pieces, 0)
+}
+
+/// The same, for the end of an object from `offset` on.
+pub(crate) fn pack_rest<E: Unpin + Send + 'static>(
+    pieces: impl Stream<Item = Result<Piece, E>> + Send + 'static,
+    offset: u64,
+) -> impl Stream<Item = Result<v1::ObjectPieces, E>> + Send {
+    let items = pieces.map(move |piece| piece.map(|piece| piece_to(piece, offset)));
     Packed::new(items, limits::BATCH).map(|batch| batch.map(|pieces| v1::ObjectPieces { pieces }))
 }
 
@@ -48,9 +56,18 @@ pub(crate) fn unpack(message: v1::ObjectPieces) -> Result<Vec<Piece>, Status> {
     message.pieces.into_iter().map(piece_from).collect()
 }
 
-fn piece_to(piece: Piece) -> v1::ObjectPiece {
+/// The pieces in a message, and how many bytes the object that begins in it leaves out, if one does.
+pub(crate) fn unpack_rest(message: v1::ObjectPieces) -> Result<(Vec<Piece>, Option<u64>), Status> {
+    let offset = message.pieces.iter().find_map(|piece| match &piece.piece {
+        Some(Kind::Begin(begin)) => Some(begin.offset),
+        Some(Kind::Data(_)) | None => None,
+    });
+    Ok((unpack(message)?, offset))
+}
+
+fn piece_to(piece: Piece, offset: u64) -> v1::ObjectPiece {
     let piece = match piece {
-        Piece::Begin { id, size } => Kind::Begin(v1::ObjectBegin { id: super::ids([&id]), size }),
+        Piece::Begin { id, size } => Kind::Begin(v1::ObjectBegin { id: super::ids([&id]), size, offset }),
         Piece::Data(data) => Kind::Data(data),
     };
     v1::ObjectPiece { piece: Some(piece) }
@@ -59,6 +76,7 @@ fn piece_to(piece: Piece) -> v1::ObjectPiece {
 fn piece_from(piece: v1::ObjectPiece) -> Result<Piece, Status> {
     match piece.piece {
         Some(Kind::Begin(begin)) => Ok(Piece::Begin { id: digest(&begin.id)?, size: begin.size }),
+        Some(Kind::Data(data)) if data.is_empty() => Err(invalid("a piece of nothing")),
         Some(Kind::Data(data)) if data.len() <= Piece::MAX_DATA => Ok(Piece::Data(data)),
         Some(Kind::Data(data)) => Err(invalid(format!("a piece of {} bytes", data.len()))),
         None => Err(invalid("a piece that is neither beginning nor data")),
@@ -73,17 +91,24 @@ pub(crate) type Breach = String;
 pub(crate) struct Sequence {
     expected: Option<VecDeque<ObjectId>>,
     current: Option<(ObjectId, u64)>,
+    /// How many bytes of the next object are left out, from its beginning on.
+    left_out: u64,
 }
 
 impl Sequence {
     /// A stream of exactly these objects.
     pub(crate) fn of(expected: impl IntoIterator<Item = ObjectId>) -> Self {
-        Self { expected: Some(expected.into_iter().collect()), current: None }
+        Self { expected: Some(expected.into_iter().collect()), current: None, left_out: 0 }
     }
 
     /// A stream of whatever the sender likes.
     pub(crate) fn any() -> Self {
-        Self { expected: None, current: None }
+        Self { expected: None, current: None, left_out: 0 }
+    }
+
+    /// So many bytes of the object that begins next will not come.
+    pub(crate) fn leave_out(&mut self, bytes: u64) {
+        self.left_out = bytes;
     }
 
     /// Takes note of a piece.
@@ -98,7 +123,10 @@ impl Sequence {
                         None => return Err(format!("object {id} came, which nobody asked for")),
                     }
                 }
-                self.current = Some((*id, *size));
+                let left_out = std::mem::take(&mut self.left_out);
+                let left = size.checked_sub(left_out);
+                let left = left.ok_or_else(|| format!("object {id} is shorter than what was left out"))?;
+                self.current = Some((*id, left));
                 Ok(())
             }
             Piece::Data(data) => match &mut self.current {

@@ -14,6 +14,7 @@ use tonic::Status;
 use super::agent::{
     failure, failure_from, image_name, micros, path, path_from, paths_from, percent_from, traits,
 };
+use super::condition::{condition, condition_from};
 use super::{digest, ids, invalid, readable};
 use crate::v1::poll_reply::Scanned as WireScanned;
 use crate::{limits, v1};
@@ -115,13 +116,20 @@ fn details(details: &AgentDetails) -> v1::AgentStatus {
         facts: details.facts.iter().take(AgentDetails::MAX_FACTS).map(failure).collect(),
         kept: details.kept.iter().map(path).collect(),
         last_update_error: details.last_update_error.clone(),
+        update_failures: details
+            .update_failures
+            .iter()
+            .take(AgentDetails::MAX_FAILURES)
+            .map(failure)
+            .collect(),
+        more_update_failures: details.more_update_failures,
         last_image: details.last_image.as_ref().map(ToString::to_string),
         write_error: details.write_error.clone(),
         traits: Some(traits(&details.traits)),
         watch: Some(works(&details.watch)),
         beneath_mounts: Some(works(&details.beneath_mounts)),
         corruptions: details.corruptions.iter().take(AgentDetails::MAX_CORRUPTIONS).map(corruption).collect(),
-        ..v1::AgentStatus::default()
+        ..condition(details)
     }
 }
 
@@ -171,19 +179,25 @@ pub(crate) fn details_from(
     if status.facts.len() > AgentDetails::MAX_FACTS {
         return Err(invalid("more facts than an agent tells"));
     }
+    if status.update_failures.len() > AgentDetails::MAX_FAILURES {
+        return Err(invalid("more failures than an agent tells"));
+    }
     if status.corruptions.len() > AgentDetails::MAX_CORRUPTIONS {
         return Err(invalid("more corrupt files than an agent tells"));
     }
+    let conditioned = condition_from(&status, traits)?;
     Ok(AgentDetails {
         facts: status.facts.into_iter().map(failure_from).collect::<Result<_, _>>()?,
         kept: paths_from(&status.kept)?,
         last_update_error: status.last_update_error.as_deref().map(readable),
+        update_failures: status.update_failures.into_iter().map(failure_from).collect::<Result<_, _>>()?,
+        more_update_failures: status.more_update_failures,
         last_image: status.last_image.map(|name| image_name(&name)).transpose()?,
         write_error: status.write_error.as_deref().map(readable),
-        traits,
         watch: works_from(status.watch.as_ref()),
         beneath_mounts: works_from(status.beneath_mounts.as_ref()),
         corruptions: status.corruptions.iter().map(corruption_from).collect::<Result<_, _>>()?,
+        ..conditioned
     })
 }
 
@@ -256,11 +270,11 @@ fn corruption_from(corruption: &v1::Corruption) -> Result<Corruption, Status> {
 }
 
 /// Whole seconds are enough for people; nothing here happened before 1970.
-fn seconds(time: Timestamp) -> u64 {
+pub(super) fn seconds(time: Timestamp) -> u64 {
     u64::try_from(time.seconds()).unwrap_or(0)
 }
 
-fn time(seconds: u64) -> Timestamp {
+pub(super) fn time(seconds: u64) -> Timestamp {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     Timestamp::new(seconds, 0).expect("invariant: no nanoseconds are less than a second")
 }

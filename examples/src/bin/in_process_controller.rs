@@ -18,7 +18,7 @@ use dominator_core::port::{
     Agent, AgentDialer, AgentError, Cause, ObjectSource, ObjectSources, StoreError, Unreachable,
 };
 use dominator_core::trigger::Triggers;
-use dominator_fs::agent::{AgentConfig, Effort, LocalAgent};
+use dominator_fs::agent::{AgentConfig, LocalAgent};
 use dominator_fs::import;
 use dominator_fs::root::Root;
 use dominator_fs::scan::Cancel;
@@ -76,7 +76,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         machines: Box::new(FixedMachines::new(machines)),
         dialer: Arc::new(Here(agents)),
         images: Arc::new(LocalImages::new(images)),
-        source: "here".into(),
+        sources: vec!["here".into()],
         cluster: Arc::new(DirectoryClusterStore::open(&here.join("cluster"))?),
     };
     let controller = Controller::new(parts, Tuning::default()).await?;
@@ -113,17 +113,9 @@ fn make_image(golden: &Path, name: &ImageName, images: &ImageStore) -> Result<()
 
 fn start_agent(root: &Path, sources: Arc<dyn ObjectSources>) -> Result<LocalAgent, Box<dyn Error>> {
     fs::create_dir(root)?;
-    Ok(LocalAgent::start(AgentConfig {
-        root: root.to_owned(),
-        state: root.with_extension("state"),
-        protected: Vec::new(),
-        exclusions: Filter::Empty,
-        scan_interval: Duration::from_millis(200),
-        effort: Effort::default(),
-        services: Arc::new(NoServices),
-        sources,
-        gate: None,
-    })?)
+    let mut config = AgentConfig::new(root, root.with_extension("state"), Arc::new(NoServices), sources);
+    config.scan_interval = Duration::from_millis(200);
+    Ok(LocalAgent::start(config)?)
 }
 
 /// Shows how the machines stand until all of them are, also to the eye, what they must be.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use dominator_core::authorise::MethodPattern;
+use dominator_core::auth::MethodPattern;
 use dominator_core::object::ObjectId;
 use dominator_core::port::{ObjectStore, Piece, Pieces, StoreError};
 use dominator_fs::store::objects;
@@ -29,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // The name in the certificate is that of a part in the system: clients talk to an image server only.
     let own = tls(&authority, &authority, "imageserver", "")?;
     let server = Server::bind(([127, 0, 0, 1], 0).into(), own, services).await?;
-    let (address, refusals) = (server.local_address().to_string(), server.refusals());
+    let (address, metrics) = (server.local_address().to_string(), server.metrics());
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(async { drop(stopped.await) }));
 
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mallory = tls(&authority, &elsewhere, "mallory", "*.*")?;
     println!("mallory checks: {}", told(check(&mallory, &address).await));
     println!("alice checks: {}", told(check(&alice, &address).await));
-    println!("refused: {} connections, {} calls", refusals.connections(), refusals.calls());
+    println!("refused: {} connections, {} calls", metrics.connections_refused(), metrics.calls_denied());
 
     drop(stop);
     Ok(serving.await??)

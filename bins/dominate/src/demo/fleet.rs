@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use dominator_core::authorise::MethodPattern;
+use dominator_core::auth::MethodPattern;
 use dominator_core::filter::Filter;
 use dominator_core::herd;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::port::ImageStore as _;
 use dominator_core::trigger::Triggers;
 use dominator_daemon::{During, Failure};
-use dominator_fs::agent::{AgentConfig, Effort, LocalAgent};
+use dominator_fs::agent::{AgentConfig, LocalAgent};
 use dominator_fs::import;
 use dominator_fs::root::Root;
 use dominator_fs::scan::Cancel;
@@ -95,7 +95,7 @@ impl Fleet {
             machines: Box::new(machines),
             dialer: Arc::new(AddressBook { tls: tls.clone(), addresses }),
             images: Arc::new(RemoteImages::lazy(&tls, &image_server)),
-            source: image_server.clone(),
+            sources: vec![image_server.clone()],
             cluster: Arc::new(cluster(directory)?),
         };
         let controller = begin.control(tls, parts).await?;
@@ -293,17 +293,9 @@ async fn start_agent(machine: PathBuf, tls: Tls) -> Result<Arc<LocalAgent>, Fail
     let what = || "can't start an agent".into();
     let root = root(&machine);
     std::fs::create_dir_all(&root).during(|| format!("can't make {}", root.display()))?;
-    let config = AgentConfig {
-        root,
-        state: machine.join("state"),
-        protected: Vec::new(),
-        exclusions: Filter::Empty,
-        scan_interval: SCAN_INTERVAL,
-        effort: Effort::default(),
-        services: Arc::new(NoServices),
-        sources: Arc::new(Sources::new(tls)),
-        gate: None,
-    };
+    let sources = Arc::new(Sources::new(tls));
+    let mut config = AgentConfig::new(root, machine.join("state"), Arc::new(NoServices), sources);
+    config.scan_interval = SCAN_INTERVAL;
     let started = spawn_blocking(|| LocalAgent::start(config)).await;
     Ok(Arc::new(started.during(what)?.during(what)?))
 }

@@ -1,4 +1,3 @@
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -8,8 +7,8 @@ use dominator_core::filter::Filter;
 use dominator_core::image::Image;
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
-use dominator_core::plan::{Comparison, Plan};
-use dominator_core::port::{Cause, ServiceRunner, StoreError, UpdateReport};
+use dominator_core::plan::{Comparison, Plan, PlanSummary};
+use dominator_core::port::{Cause, ServiceOutcome, ServiceRunner, StoreError, UpdateReport};
 use dominator_core::tree::Snapshot;
 use dominator_core::trigger::Triggers;
 use dominator_core::view::View;
@@ -21,7 +20,7 @@ use dominator_fs::seam::Kernel;
 use dominator_fs::service::{self, Activation, Debt, NoServices, SystemServices};
 use dominator_fs::store::images::ImageStore;
 use dominator_fs::traits::{granularity_of, traits_of};
-use dominator_fs::update::{Intake, Updater};
+use dominator_fs::update::{Afterwards, Intake, Updater};
 
 use super::places::{self, Liveness};
 use super::report::Round;
@@ -41,10 +40,15 @@ pub(super) struct Keeper {
     root: Root,
     services: Box<dyn ServiceRunner>,
     liveness: Liveness,
-    updater: Option<Updater>,
-    /// What earlier rounds owe to services.
-    owed: RefCell<Vec<Debt>>,
+    opened: Option<Opened>,
     cancel: Cancel,
+}
+
+/// The work directory of the root.
+struct Opened {
+    updater: Updater,
+    /// What is owed to services.
+    afterwards: Afterwards,
 }
 
 /// What a look found.
@@ -82,7 +86,7 @@ impl Keeper {
         };
         let required = view.apply(&tree);
         let view = Arc::new(view);
-        let updater = None;
+        let opened = None;
         Ok(Self {
             what,
             source,
@@ -94,8 +98,7 @@ impl Keeper {
             root,
             services,
             liveness,
-            updater,
-            owed: RefCell::default(),
+            opened,
             cancel,
         })
     }
@@ -105,19 +108,59 @@ impl Keeper {
         let began = Instant::now();
         let look = self.look()?;
         let done = UpdateReport { kept: look.kept.clone(), ..UpdateReport::default() };
-        Ok(Round::of(&look.plan, &done, &look.unknown, self.liveness, began.elapsed()))
+        let summary = self.summary(&look);
+        Ok(Round::of(&look.plan, &summary, &done, &look.unknown, self.liveness, began.elapsed()))
     }
 
     /// Looks, and does what has to be done.
     pub(super) fn round(&mut self) -> Result<Round, Failure> {
         let began = Instant::now();
-        let look = self.look()?;
-        let mut done = match look.plan.is_empty() && self.owed.borrow().is_empty() {
-            true => UpdateReport::default(),
-            false => self.update(&look.plan, &look.before)?,
+        // What was cut off is brought to its end before anything is looked at: that changes the tree.
+        let mut services = match Updater::has_worked_in(&self.root) {
+            true => self.open()?,
+            false => Vec::new(),
         };
+        let look = self.look()?;
+        let summary = self.summary(&look);
+        let owes = self.opened.as_ref().is_some_and(|opened| !opened.afterwards.owed().is_empty());
+        let mut done = match look.plan.is_empty() && !owes {
+            true => UpdateReport::default(),
+            false => {
+                services.extend(self.open()?);
+                self.update(&look.plan, &look.before)?
+            }
+        };
+        services.append(&mut done.services);
+        done.services = services;
         done.kept.extend(look.kept);
-        Ok(Round::of(&look.plan, &done, &look.unknown, self.liveness, began.elapsed()))
+        Ok(Round::of(&look.plan, &summary, &done, &look.unknown, self.liveness, began.elapsed()))
+    }
+
+    /// The plan as people read it.
+    fn summary(&self, look: &Look) -> PlanSummary {
+        let owed = self.opened.as_ref().map(|opened| opened.afterwards.owed()).unwrap_or_default();
+        let actions = self.activation(&look.plan, &look.before, owed).actions();
+        PlanSummary::of(&look.plan).with_services(actions).with_paths(&look.kept, &self.view.protected)
+    }
+
+    fn activation(&self, plan: &Plan, before: &Snapshot, owed: Vec<Debt>) -> Activation {
+        let changed = service::changed(plan, before);
+        Activation::new(&Triggers::default(), &self.triggers, changed.iter().copied()).owing(owed)
+    }
+
+    /// Sees to it that the work directory is open, and to the services of an update that was cut off.
+    fn open(&mut self) -> Result<Vec<ServiceOutcome>, Failure> {
+        if self.opened.as_ref().is_some_and(|opened| !opened.updater.is_unfinished()) {
+            return Ok(Vec::new());
+        }
+        // One process has it at a time, also this one.
+        self.opened = None;
+        let what = || self.what.clone();
+        let (updater, found) = Updater::open(self.root.clone(), Arc::new(Kernel)).during(what)?;
+        let afterwards = updater.afterwards().during(what)?;
+        let services = afterwards.inherit(&found, &*self.services).during(what)?;
+        self.opened = Some(Opened { updater, afterwards });
+        Ok(services)
     }
 
     fn look(&self) -> Result<Look, Failure> {
@@ -141,21 +184,22 @@ impl Keeper {
     /// Fetch, verify, stage, stop services, swap, start services.
     fn update(&mut self, plan: &Plan, before: &Snapshot) -> Result<UpdateReport, Failure> {
         let what = || self.what.clone();
-        let mut updater = match self.updater.take() {
-            Some(updater) => updater,
-            None => Updater::new(self.root.clone(), Arc::new(Kernel)).during(what)?,
+        let mut opened = self.opened.take();
+        let Some(Opened { updater, afterwards }) = &mut opened else {
+            return Err(Failure::new(self.what.clone()));
         };
-        self.fetch(plan, &updater)?;
-        let changed = service::changed(plan, before);
-        let activation = Activation::new(&Triggers::default(), &self.triggers, changed.iter().copied())
-            .owing(self.owed.borrow().clone());
-        let services = &*self.services;
-        let made = updater.activate(plan, &self.view, &activation, services, &self.owed);
+        self.fetch(plan, updater)?;
+        let activation = self.activation(plan, before, afterwards.owed());
+        let (services, note) = (&*self.services, Afterwards::note_of(&activation));
+        let made = updater.activate(plan, &self.view, &note, &activation, services, afterwards);
+        if !plan.is_empty() && !updater.is_unfinished() {
+            afterwards.conclude(&note).during(what)?;
+        }
         let mut report = made.during(what)?;
         if report.is_success() {
             report.services.extend(activation.conclude(services));
         }
-        self.updater = Some(updater);
+        self.opened = opened;
         Ok(report)
     }
 

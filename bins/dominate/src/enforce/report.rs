@@ -1,8 +1,9 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use dominator_core::plan::Plan;
+use dominator_core::plan::{Plan, PlanSummary};
 use dominator_core::port::{PathFailure, ServiceOutcome, UpdateReport};
+use dominator_daemon::plan::PlanShown;
 use dominator_daemon::remark::{Remark, Step};
 use dominator_daemon::report::{Format, Show, show};
 use dominator_daemon::{During, Failure};
@@ -16,6 +17,7 @@ use crate::{Verdict, scan};
 #[derive(Serialize)]
 pub(super) struct Round {
     pub(super) verdict: Verdict,
+    plan: PlanShown,
     operations: Vec<Step>,
     pub(super) applied: u64,
     failures: Vec<Remark>,
@@ -43,6 +45,7 @@ impl Round {
     /// What came of `plan`.
     pub(super) fn of(
         plan: &Plan,
+        summary: &PlanSummary,
         done: &UpdateReport,
         unknown: &[Fact],
         liveness: Liveness,
@@ -63,6 +66,7 @@ impl Round {
         };
         Self {
             verdict,
+            plan: PlanShown::from(summary),
             operations: plan.operations.iter().map(Step::from).collect(),
             applied: done.applied,
             failures: done.failures.iter().map(failed).collect(),
@@ -152,7 +156,11 @@ struct DryRun<'a>(&'a Round);
 impl Show for DryRun<'_> {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         self.0.operations.iter().try_for_each(|operation| writeln!(out, "{operation}"))?;
-        self.0.remarks(out)?;
+        self.0.unknown.iter().try_for_each(|unseen| writeln!(out, "{unseen}; left alone"))?;
+        if !self.0.operations.is_empty() {
+            writeln!(out)?;
+        }
+        self.0.plan.text(out)?;
         match self.0.operations.len() {
             0 => writeln!(out, "nothing to do"),
             count => writeln!(out, "{count} operations to do"),

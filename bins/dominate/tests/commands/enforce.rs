@@ -4,6 +4,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use dominator_core::trigger::Triggers;
+use dominator_fs::root::Root;
+use dominator_fs::service::Activation;
+use dominator_fs::update::{Afterwards, Ledger, Updater};
+use dominator_fs_testkit::{CallKind, Fault, Faults, Lasting, scenario};
+
 use crate::{Trees, dominate};
 
 fn disturb(root: &Path) {
@@ -24,6 +30,77 @@ fn a_disturbed_root_becomes_the_image_and_then_there_is_nothing_to_do() {
     let again = trees.run("enforce", &[]).expect(0);
     assert!(again.out.starts_with("nothing to do"), "{}", again.out);
     trees.run("check", &[]).expect(0);
+}
+
+/// Where an update is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    BeforeTheFirstRename,
+    Between,
+    BeforeServicesStart,
+}
+
+/// What `dominate enforce` does up to the moment it is killed.
+fn cut_off(trees: &Trees, triggers: &Triggers, cut: Cut) {
+    let plan = scenario::plan_between(&trees.root(), &trees.image());
+    let faults = Faults::none();
+    let root = Root::open(&trees.root()).unwrap();
+    let view = scenario::view_of(&root);
+    let (mut updater, _) = Updater::open(root, faults.disk()).unwrap();
+    let mut intake = updater.objects().intake();
+    for (id, contents) in scenario::objects_for(&plan, &trees.image()) {
+        intake.begin(id, contents.len() as u64).unwrap();
+        intake.data(&contents).unwrap();
+    }
+    intake.finish().unwrap();
+    let changed: Vec<_> = plan.operations.iter().flat_map(|operation| operation.paths()).collect();
+    let activation = Activation::new(&Triggers::default(), triggers, changed.iter().copied());
+    let (afterwards, note) = (updater.afterwards().unwrap(), Afterwards::note_of(&activation));
+    let staged = updater.begin(&plan, &view).unwrap().stage().unwrap().journal(&note, None).unwrap();
+    afterwards.note(&activation.owed()).unwrap();
+    match cut {
+        Cut::BeforeTheFirstRename => {}
+        Cut::Between => {
+            let kind = Some(CallKind::Rename);
+            let errno = rustix::io::Errno::IO;
+            faults.breaks(Fault { kind, nth: 2, errno, lasting: Lasting::Everything });
+            staged.swap().unwrap_err();
+        }
+        Cut::BeforeServicesStart => drop(staged.swap().unwrap().commit().unwrap()),
+    }
+}
+
+#[test]
+fn what_was_cut_off_is_brought_to_its_end_before_the_root_is_looked_at_and_its_services_started_once() {
+    let json = r#"[{"MatchLines": ["/etc/app/.*"], "Service": "app"}, {"MatchLines": ["/run me"], "Service": "run", "DoReload": true}]"#;
+    for cut in [Cut::BeforeTheFirstRename, Cut::Between, Cut::BeforeServicesStart] {
+        let trees = Trees::new();
+        fs::write(trees.root().join("etc/app/config"), "port = 81\n").unwrap();
+        fs::write(trees.root().join("run me"), "#!/bin/false\n").unwrap();
+        let before = trees.dir.path().join("before");
+        assert!(
+            Command::new("cp").arg("-a").args([trees.root(), before.clone()]).status().unwrap().success()
+        );
+        cut_off(&trees, &Triggers::from_json(json.as_bytes()).unwrap(), cut);
+        let begun = !dominator_fs_testkit::compared(&before, &trees.root(), &["/\\.subd(|/.*)$"]).is_empty();
+        assert_eq!(begun, cut != Cut::BeforeTheFirstRename);
+        assert_eq!(trees.differing(&[]).is_empty(), cut == Cut::BeforeServicesStart);
+        let triggers = trees.file("triggers", json);
+        let ended = trees.run("enforce", &["--triggers", &triggers]).expect(0);
+        let has = |what: &str| ended.out.contains(what);
+        assert_eq!(has("nothing to do"), begun, "{cut:?}: {}", ended.out);
+        assert!(has("start app would be due") && has("reload run would be due"), "{cut:?}: {}", ended.out);
+        assert_eq!(trees.differing(&[]), "");
+        let again = trees.run("enforce", &["--triggers", &triggers]).expect(0);
+        assert!(again.out.starts_with("nothing to do"), "{cut:?}: {}", again.out);
+    }
+}
+
+#[test]
+fn a_root_that_is_right_is_not_written_to() {
+    let trees = Trees::new();
+    trees.run("enforce", &[]).expect(0);
+    assert!(!trees.root().join(".subd").exists());
 }
 
 #[test]
@@ -54,11 +131,15 @@ fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
     let trees = Trees::new();
     disturb(&trees.root());
     let before = dominator_fs_testkit::observed(&trees.root(), &[]);
-    let ended = trees.run("enforce", &["--dry-run"]).expect(1);
+    let triggers = trees.file("triggers", r#"[{"MatchLines": ["/etc/app/.*"], "Service": "app"}]"#);
+    let ended = trees.run("enforce", &["--dry-run", "--triggers", &triggers]).expect(1);
     let lines = ended.lines();
+    let operations = lines.iter().position(|line| line.is_empty()).unwrap();
     assert!(lines.contains(&"put file /etc/app/config"), "{}", ended.out);
     assert!(lines.contains(&"delete /opt/intruder/tool"), "{}", ended.out);
-    assert_eq!(*lines.last().unwrap(), format!("{} operations to do", lines.len() - 1));
+    assert!(lines.contains(&"services    stop app, start app"), "{}", ended.out);
+    assert!(lines.contains(&"deleted     3 paths"), "{}", ended.out);
+    assert_eq!(*lines.last().unwrap(), format!("{operations} operations to do"));
     assert_eq!(dominator_fs_testkit::observed(&trees.root(), &[]), before);
     assert!(!trees.root().join(".subd").exists());
     trees.run("enforce", &[]).expect(0);

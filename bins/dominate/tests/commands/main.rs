@@ -6,6 +6,7 @@ mod enforce;
 mod judge;
 mod output;
 mod scan;
+mod undo;
 mod xattrs;
 
 use std::fs;

@@ -27,7 +27,8 @@ fn json_is_what_the_schemas_say() {
     let triggers = trees.file("triggers", r#"[{"MatchLines": ["/etc"], "Service": "s"}]"#);
     let with_triggers = ["--json", "--triggers", &triggers];
     let planned = trees.run("enforce", &[&filtered[..], &["--dry-run"]].concat()).expect(1);
-    assert_eq!(is_as_documented(&planned, "enforce")["applied"], 0);
+    let planned = is_as_documented(&planned, "enforce");
+    assert_eq!((&planned["applied"], &planned["plan"]["files"]), (&0.into(), &1.into()));
     let done = is_as_documented(&trees.run("enforce", &with_triggers).expect(0), "enforce");
     assert_eq!((&done["verdict"], &done["services"][0]["only_named"]), (&"compliant".into(), &true.into()));
     let root = trees.root();

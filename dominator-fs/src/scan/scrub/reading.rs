@@ -12,7 +12,7 @@ use crate::scan::identity::Identity;
 
 /// A file that is read from its disk.
 #[derive(Debug)]
-pub(super) struct OnDisk {
+pub(crate) struct OnDisk {
     file: OwnedFd,
     way: Way,
 }
@@ -29,7 +29,7 @@ enum Way {
 
 impl OnDisk {
     /// Opens a name that was a regular file when it was scanned. What is mounted over it is not opened.
-    pub(super) fn open(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
+    pub(crate) fn open(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Self> {
         let file = match open_here(dir, name, OFlags::DIRECT) {
             Err(Errno::INVAL) => {
                 return Ok(Self { file: open_here(dir, name, OFlags::empty())?, way: Way::Forget });
@@ -43,12 +43,12 @@ impl OnDisk {
         Ok(on_disk)
     }
 
-    pub(super) fn identity(&self) -> io::Result<Identity> {
+    pub(crate) fn identity(&self) -> io::Result<Identity> {
         Ok(Identity::of(&inode_of(&self.file)?))
     }
 
     /// Fills the buffer from `offset`, a multiple of [`DirectBuffer::ALIGNMENT`], and says how far.
-    pub(super) fn fill(&mut self, buffer: &mut DirectBuffer, offset: u64) -> io::Result<usize> {
+    pub(crate) fn fill(&mut self, buffer: &mut DirectBuffer, offset: u64) -> io::Result<usize> {
         match self.way {
             Way::Direct => match buffer.fill(&self.file, offset) {
                 // Some file-systems say so only now, or want larger blocks than any disk has.

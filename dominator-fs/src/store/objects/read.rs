@@ -7,6 +7,7 @@ use dominator_core::object::{ObjectHasher, ObjectId};
 use dominator_core::port::{StoreError, Verified};
 
 use super::{ObjectStore, failed};
+use crate::root::Statx;
 
 /// Reads an object and hashes it on the way. The read that would hand out its last byte fails instead when the digest
 /// is wrong, with [`StoreError::Corrupt`] within the error, and the object is moved aside.
@@ -14,6 +15,8 @@ pub struct ObjectReader {
     store: ObjectStore,
     id: ObjectId,
     size: u64,
+    /// The file, as it was when it was opened.
+    stat: Statx,
     read: u64,
     hasher: ObjectHasher,
     state: State,
@@ -29,9 +32,15 @@ enum State {
 }
 
 impl ObjectReader {
-    pub(super) fn new(store: ObjectStore, id: ObjectId, size: u64, file: OwnedFd) -> Self {
-        let hasher = ObjectHasher::new();
-        Self { store, id, size, read: 0, hasher, state: State::Reading, file: file.into() }
+    pub(super) fn new(store: ObjectStore, id: ObjectId, stat: Statx, file: OwnedFd) -> Self {
+        let (hasher, size) = (ObjectHasher::new(), stat.stx_size);
+        Self { store, id, size, stat, read: 0, hasher, state: State::Reading, file: file.into() }
+    }
+
+    /// The file alone, for who hashes what it reads itself; nothing, when nobody has hashed it here for long.
+    #[cfg(feature = "tokio")]
+    pub(in crate::store) fn proven(&self) -> Option<&File> {
+        self.store.0.proven.has(&self.id, &self.stat).then_some(&self.file)
     }
 
     /// Which object.
@@ -68,6 +77,7 @@ impl ObjectReader {
             }
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
+        self.store.0.proven.add(self.id, &self.stat);
         self.state = State::Verified;
         Ok(())
     }
@@ -116,7 +126,7 @@ impl MappedObject {
     pub(super) fn new(
         store: &ObjectStore,
         id: ObjectId,
-        size: u64,
+        stat: &Statx,
         file: &OwnedFd,
     ) -> Result<Self, StoreError> {
         // SAFETY: nobody may change or truncate the file while it is mapped. Objects are written under another name and
@@ -125,8 +135,9 @@ impl MappedObject {
         // why only objects that were asked for, and none of a live root, are ever mapped.
         let map = unsafe { memmap2::Mmap::map(file) }
             .map_err(|error| failed(format!("object {id} can't be mapped"), error))?;
-        let verified = Verified::check(id, size, ObjectId::of(&map), map.len() as u64)
+        let verified = Verified::check(id, stat.stx_size, ObjectId::of(&map), map.len() as u64)
             .inspect_err(|_| store.quarantine(&id, file))?;
+        store.0.proven.add(id, stat);
         Ok(Self { map, verified })
     }
 

@@ -287,7 +287,7 @@ fn try_publish(store: &ObjectStore, mut staged: Vec<Staged>, present: &BTreeSet<
 
 /// What was here when it was begun may have been found corrupt since, and moved aside: nothing is acknowledged then.
 fn still_here(store: &ObjectStore, verified: Verified) -> io::Result<()> {
-    if store.handle(&verified.id(), OFlags::PATH).is_ok_and(|(_, size)| size == verified.size()) {
+    if store.handle(&verified.id(), OFlags::PATH).is_ok_and(|(_, stat)| stat.stx_size == verified.size()) {
         return Ok(());
     }
     let text = format!("object {} was here, but was found corrupt meanwhile; add it again", verified.id());
@@ -299,7 +299,10 @@ fn place(store: &ObjectStore, verified: Verified, from: At<'_>, to: At<'_>) -> i
     match publish::place(&*store.0.seam, from, to) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if store.handle(&verified.id(), OFlags::PATH).is_ok_and(|(_, size)| size == verified.size()) {
+            if store
+                .handle(&verified.id(), OFlags::PATH)
+                .is_ok_and(|(_, stat)| stat.stx_size == verified.size())
+            {
                 return Ok(false);
             }
             store.move_aside(&verified.id(), None)?;

@@ -20,6 +20,12 @@ const LOOKUPS: usize = 16;
 /// From which length on an object is mapped rather than copied, in bytes, and up to which: it is read twice then, the
 /// second time from memory.
 const MAPPED: std::ops::RangeInclusive<u64> = 1024 * 1024..=256 * 1024 * 1024;
+/// How many bytes of what is read are handed over at once, and how many such batches wait: waking somebody up costs more
+/// than reading a small file.
+const BATCH: usize = 256 * 1024;
+const BATCHES: usize = 2;
+/// About what a piece takes beside its data, in bytes.
+const OVERHEAD: usize = 64;
 
 /// An [`ObjectStore`] as the port. Clones share it.
 #[derive(Clone, Debug)]
@@ -55,13 +61,37 @@ impl port::ObjectSource for LocalObjects {
         if let Some((id, _)) = wanted.iter().zip(&sizes).find(|(_, size)| size.is_none()) {
             return Err(StoreError::NotFound { id: *id });
         }
-        let (sender, receiver) = mpsc::channel(QUEUE);
         let store = self.store.clone();
+        Ok(self.reading(move |out| send_all(&store, &wanted, out)).await)
+    }
+
+    /// Nothing before `offset` is read: on a busy disk that would take longer than anybody waits for an answer. So what
+    /// is sent is not verified here. Who asked hashes the whole, and asks for the whole when it is wrong.
+    async fn rest(&self, id: ObjectId, offset: u64) -> Result<Pieces, StoreError> {
+        let sizes = self.look_up(vec![id]).await?;
+        if sizes.first().copied().flatten().is_none() {
+            return Err(StoreError::NotFound { id });
+        }
+        let store = self.store.clone();
+        Ok(self.reading(move |out| send_rest(&store, id, offset, out)).await)
+    }
+}
+
+impl LocalObjects {
+    /// What `read` sends.
+    async fn reading(
+        &self,
+        read: impl FnOnce(&mut Outlet<'_>) -> Result<(), Stopped> + Send + 'static,
+    ) -> Pieces {
+        let (sender, receiver) = mpsc::channel(BATCHES);
         let reading = self
             .reads
             .start(move || {
-                if let Err(Stopped::Failed(error)) = send_all(&store, &wanted, &sender) {
-                    // Who has gone away needs no error.
+                let mut out = Outlet { to: &sender, batch: Vec::new(), bytes: 0 };
+                let sent = read(&mut out).and_then(|()| out.flush());
+                if let Err(Stopped::Failed(error)) = sent {
+                    // What came before it, then the error; who has gone away needs neither.
+                    drop(out.flush());
                     drop(sender.blocking_send(Err(error)));
                 }
             })
@@ -69,7 +99,11 @@ impl port::ObjectSource for LocalObjects {
         // A reader that panicked must not look like one that came to its end.
         let end = stream::once(reading)
             .filter_map(async |read| read.err().map(|error| Err(lost("reading objects", Cause::new(error)))));
-        Ok(Pieces::new(ReceiverStream::new(receiver).chain(end)))
+        let pieces = ReceiverStream::new(receiver).flat_map(|batch| match batch {
+            Ok(batch) => stream::iter(batch.into_iter().map(Ok)).left_stream(),
+            Err(error) => stream::iter([Err(error)]).right_stream(),
+        });
+        Pieces::new(pieces.chain(end))
     }
 }
 
@@ -117,13 +151,37 @@ impl From<StoreError> for Stopped {
     }
 }
 
-type Outlet = Sender<Result<Piece, StoreError>>;
+/// Where what is read goes.
+struct Outlet<'a> {
+    to: &'a Sender<Result<Vec<Piece>, StoreError>>,
+    batch: Vec<Piece>,
+    /// About how many bytes the batch has.
+    bytes: usize,
+}
 
-fn send_all(store: &ObjectStore, wanted: &[ObjectId], to: &Outlet) -> Result<(), Stopped> {
+impl Outlet<'_> {
+    fn send(&mut self, piece: Piece) -> Result<(), Stopped> {
+        let data = if let Piece::Data(data) = &piece { data.len() } else { 0 };
+        self.batch.push(piece);
+        self.bytes += data + OVERHEAD;
+        if self.bytes < BATCH { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<(), Stopped> {
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        if batch.is_empty() { Ok(()) } else { self.to.blocking_send(Ok(batch)).map_err(|_| Stopped::Gone) }
+    }
+}
+
+/// Who asks hashes what comes, so what was hashed here a while ago is only read.
+fn send_all(store: &ObjectStore, wanted: &[ObjectId], to: &mut Outlet<'_>) -> Result<(), Stopped> {
     for id in wanted {
         let object = store.open_object(id)?;
-        send(Piece::Begin { id: *id, size: object.size() }, to)?;
-        if MAPPED.contains(&object.size()) {
+        to.send(Piece::Begin { id: *id, size: object.size() })?;
+        if let Some(file) = object.proven() {
+            send_data(*id, object.size(), file.take(object.size()), to)?;
+        } else if MAPPED.contains(&object.size()) {
             drop(object);
             send_mapped(store, id, to)?;
         } else {
@@ -133,29 +191,39 @@ fn send_all(store: &ObjectStore, wanted: &[ObjectId], to: &Outlet) -> Result<(),
     Ok(())
 }
 
-fn send_mapped(store: &ObjectStore, id: &ObjectId, to: &Outlet) -> Result<(), Stopped> {
+fn send_mapped(store: &ObjectStore, id: &ObjectId, to: &mut Outlet<'_>) -> Result<(), Stopped> {
     let mut bytes = Bytes::from_owner(store.map(id)?);
     while !bytes.is_empty() {
-        send(Piece::Data(bytes.split_to(Piece::MAX_DATA.min(bytes.len()))), to)?;
+        to.send(Piece::Data(bytes.split_to(Piece::MAX_DATA.min(bytes.len()))))?;
     }
     Ok(())
 }
 
-fn send_read(mut object: ObjectReader, to: &Outlet) -> Result<(), Stopped> {
-    let id = object.id();
+fn send_rest(store: &ObjectStore, id: ObjectId, offset: u64, to: &mut Outlet<'_>) -> Result<(), Stopped> {
+    let (file, size) = store.open_rest(&id, offset)?;
+    to.send(Piece::Begin { id, size })?;
+    let rest = size.saturating_sub(offset);
+    // Should the file be longer by now, the rest is not.
+    send_data(id, rest, file.take(rest), to)
+}
+
+fn send_read(object: ObjectReader, to: &mut Outlet<'_>) -> Result<(), Stopped> {
+    send_data(object.id(), object.size(), object, to)
+}
+
+fn send_data(id: ObjectId, length: u64, mut from: impl Read, to: &mut Outlet<'_>) -> Result<(), Stopped> {
+    let mut left = usize::try_from(length).unwrap_or(usize::MAX);
     loop {
-        let mut data = Vec::new();
-        let read = (&mut object).take(Piece::MAX_DATA as u64).read_to_end(&mut data);
+        let piece = left.min(Piece::MAX_DATA);
+        let mut data = Vec::with_capacity(piece);
+        let read = (&mut from).take(Piece::MAX_DATA as u64).read_to_end(&mut data);
         read.map_err(|error| failed(format!("object {id} can't be read"), error))?;
         if data.is_empty() {
             return Ok(());
         }
-        send(Piece::Data(data.into()), to)?;
+        left = left.saturating_sub(data.len());
+        to.send(Piece::Data(data.into()))?;
     }
-}
-
-fn send(piece: Piece, to: &Outlet) -> Result<(), Stopped> {
-    to.blocking_send(Ok(piece)).map_err(|_| Stopped::Gone)
 }
 
 /// Keeps what was complete, also when something went wrong after it.

@@ -1,0 +1,17 @@
+//! The `list-cert-expirations` program.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Parser;
+use dominator_daemon::process::UNANSWERED;
+use dominator_daemon::report::complain;
+use list_cert_expirations::Options;
+
+fn main() -> ExitCode {
+    list_cert_expirations::run(&Options::parse(), SystemTime::now()).unwrap_or_else(|failure| {
+        complain("list-cert-expirations", &failure);
+        ExitCode::from(UNANSWERED)
+    })
+}

@@ -1,0 +1,17 @@
+//! What crashes leave, at every point of everything that must survive them, played in memory: each state a crash may
+//! leave is made, the code that is to cope with it runs, and what comes of it is judged. Decision 13 tells how.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    missing_docs
+)]
+
+mod conflicts;
+mod objects;
+mod play;
+mod publish;
+mod random;
+mod trial;
+mod update;

@@ -1,0 +1,103 @@
+use dominator_core::auth::Reach::{Fleet, NamedImages, NamedMachines, Nothing, ThisMachine};
+use dominator_core::auth::{Access, Method, Reach, Rule};
+
+const READS: Rule = Rule::READS;
+const CHANGES: Rule = Rule::CHANGES;
+const PUBLIC_READS: Rule = Rule::READS.open_to(Access::Public);
+const PUBLIC_CHANGES: Rule = Rule::CHANGES.open_to(Access::Public);
+
+/// Every method with its rule. What is not here is denied to everybody.
+///
+/// OFF-SPEC: the reference lets every identity poll agents; here a certificate must list `Subd.Poll`, as the answer
+/// tells what is installed on a machine.
+const TABLE: [(&str, Rule, Reach); 35] = [
+    // Public, as in the reference, are these three: the handler asks whether the machine is the caller's.
+    // OFF-SPEC: the reference's root without a certificate is nobody here.
+    ("Dominator.ClearSafetyShutoff", PUBLIC_CHANGES, NamedMachines),
+    ("Dominator.DisableUpdates", CHANGES, Fleet),
+    ("Dominator.EnableUpdates", CHANGES, Fleet),
+    ("Dominator.FastUpdate", PUBLIC_CHANGES, NamedMachines),
+    ("Dominator.ForceDisruptiveUpdate", PUBLIC_CHANGES, NamedMachines),
+    ("Dominator.GetInfoForSubs", PUBLIC_READS, Fleet),
+    ("Dominator.GetUpdatesState", PUBLIC_READS, Fleet),
+    ("Dominator.ListSubs", PUBLIC_READS, Fleet),
+    ("ImageServer.AddImage", CHANGES, NamedImages),
+    ("ImageServer.CheckImage", PUBLIC_READS, NamedImages),
+    // Public, as in the reference: the handler asks whether the caller made or owns the image.
+    ("ImageServer.DeleteImage", PUBLIC_CHANGES, NamedImages),
+    ("ImageServer.GetImage", PUBLIC_READS, NamedImages),
+    ("ImageServer.GetImageExpiration", PUBLIC_READS, NamedImages),
+    // Names of images are no secret: scopes limit powers, and this needs none.
+    ("ImageServer.ListImages", PUBLIC_READS, Nothing),
+    ("Introspection.ListMethods", PUBLIC_READS, Nothing),
+    // Objects bear no names and do nothing until an image or a plan names them.
+    ("ObjectServer.AddObjects", CHANGES, Nothing),
+    ("ObjectServer.CheckObjects", READS, Nothing),
+    ("ObjectServer.GetObjects", READS, Nothing),
+    ("Subd.BoostCpuLimit", CHANGES, ThisMachine),
+    ("Subd.BoostScanLimit", CHANGES, ThisMachine),
+    ("Subd.Cleanup", CHANGES, ThisMachine),
+    ("Subd.Fetch", CHANGES, ThisMachine),
+    ("Subd.Forgive", CHANGES, ThisMachine),
+    ("Subd.GetConfiguration", PUBLIC_READS, ThisMachine),
+    ("Subd.GetDirectories", READS, ThisMachine),
+    ("Subd.GetFiles", READS, ThisMachine),
+    ("Subd.GetHistory", READS, ThisMachine),
+    // Keeps others off.
+    ("Subd.Lock", CHANGES, ThisMachine),
+    ("Subd.Poll", READS, ThisMachine),
+    ("Subd.RemoveConflicts", CHANGES, ThisMachine),
+    ("Subd.RestartService", CHANGES, ThisMachine),
+    ("Subd.SetConfiguration", CHANGES, ThisMachine),
+    // What is looked at is what can be changed.
+    ("Subd.SetView", CHANGES, ThisMachine),
+    ("Subd.Undo", CHANGES, ThisMachine),
+    ("Subd.Update", CHANGES, ThisMachine),
+];
+
+/// What a server demands of callers of `method`, and what a call comes to; nothing when there is no such method.
+pub fn rule(method: &Method) -> Option<Rule> {
+    methods().find(|(known, _)| known == method).map(|(_, rule)| rule)
+}
+
+/// Every method of the protocol with its rule, in order.
+pub fn methods() -> impl Iterator<Item = (Method, Rule)> {
+    TABLE.iter().map(|(name, rule, reach)| {
+        (name.parse().expect("invariant: the table holds names"), rule.reaching(*reach))
+    })
+}
+
+/// The gRPC path of a method of the protocol.
+pub(crate) fn path(method: &Method) -> String {
+    format!("/dominator.v1.{}/{}", method.service(), method.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_order_and_parses() {
+        let names: Vec<_> = methods().map(|(method, _)| method.to_string()).collect();
+        assert!(names.is_sorted());
+        assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn the_table_holds_every_call_of_the_protocol_and_no_other() {
+        let protocol = [
+            include_str!("../../proto/dominator/v1/dominator.proto"),
+            include_str!("../../proto/dominator/v1/image_server.proto"),
+            include_str!("../../proto/dominator/v1/introspection.proto"),
+            include_str!("../../proto/dominator/v1/object_server.proto"),
+            include_str!("../../proto/dominator/v1/subd.proto"),
+        ];
+        let (mut service, mut calls) = ("", std::collections::BTreeSet::new());
+        for line in protocol.iter().flat_map(|text| text.lines()).map(str::trim) {
+            let word = |keyword| line.strip_prefix(keyword)?.split([' ', '(']).next();
+            service = word("service ").unwrap_or(service);
+            calls.extend(word("rpc ").map(|call| format!("{service}.{call}")));
+        }
+        assert_eq!(calls, methods().map(|(method, _)| method.to_string()).collect());
+    }
+}
