@@ -101,8 +101,11 @@ pub(crate) fn lists(bytes: &[u8], origin: &Origin) -> Result<Vec<ShownList>, Pki
     }
     let read = |der: Result<CertificateRevocationListDer<'_>, _>| {
         let der = der.map_err(|source| PkiError::NotPem { origin: origin.clone(), source })?;
-        let (_, list) =
+        let (rest, list) =
             CertificateRevocationList::from_der(&der).map_err(|_| bad("it is not well-formed"))?;
+        if !rest.is_empty() {
+            return Err(bad("more bytes follow it"));
+        }
         ShownList::of(&list).map_err(bad)
     };
     CertificateRevocationListDer::pem_slice_iter(bytes).map(read).collect()

@@ -232,14 +232,20 @@ fn a_list_of_revoked_certificates_is_shown() {
     assert_eq!(lists[1]["revoked"][0]["serial"], "0x0a0b");
     assert_eq!(lists[1]["revoked"][0]["reason"], "key-compromise");
 
-    fs::write(here.join("broken"), "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n").unwrap();
-    let output = run(here, &["broken"]);
-    assert_eq!(output.status.code(), Some(2));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("list of revoked certificates in broken") && said.contains("well-formed"),
-        "{said}"
-    );
+    let mut longer = fs::read(here.join("site.crl")).unwrap();
+    longer.extend([0, 0]);
+    fs::write(here.join("longer"), longer).unwrap();
+    let longer =
+        Command::new("openssl").args(["base64", "-in", "longer"]).current_dir(here).output().unwrap();
+    let longer = String::from_utf8(longer.stdout).unwrap();
+    for (section, why) in [("MAA=\n", "well-formed"), (longer.as_str(), "more bytes follow it")] {
+        let pem = format!("-----BEGIN X509 CRL-----\n{section}-----END X509 CRL-----\n");
+        fs::write(here.join("broken"), pem).unwrap();
+        let output = run(here, &["broken"]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("list of revoked certificates in broken") && said.contains(why), "{said}");
+    }
 }
 
 #[test]
