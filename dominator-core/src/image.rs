@@ -1,5 +1,9 @@
 //! Images: what a machine must be, under a unique name.
 
+mod provenance;
+
+pub use provenance::{BadDocumentUrl, Build, Document, DocumentUrl, Package, Provenance};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -9,6 +13,7 @@ use thiserror::Error;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::filter::Filter;
 use crate::health::HealthChecks;
+use crate::namespace::DirectoryName;
 use crate::object::ObjectId;
 use crate::tree::{Tree, TreeId};
 use crate::trigger::Triggers;
@@ -26,6 +31,11 @@ impl ImageName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The directory it is in.
+    pub fn directory(&self) -> DirectoryName {
+        DirectoryName::of(self)
     }
 
     /// The image stream: all but the last part, nothing for a name of one part.
@@ -97,7 +107,7 @@ pub struct Image {
     pub created_on: u64,
     /// When it ceases to be, in seconds since 1970; never, if not given.
     pub expires_at: Option<u64>,
-    /// Free words about it, as `release-notes` → an URL.
+    /// Free words about it.
     pub annotations: BTreeMap<String, String>,
     /// Words to select it by.
     pub tags: BTreeMap<String, String>,
@@ -105,10 +115,12 @@ pub struct Image {
     pub owner_users: Vec<String>,
     /// Groups whose members may.
     pub owner_groups: Vec<String>,
+    /// Where it comes from and what is known of it.
+    pub provenance: Provenance,
 }
 
 impl Image {
-    const MAGIC: [u8; 4] = *b"DIM2";
+    const MAGIC: [u8; 4] = *b"DIM3";
     /// The longest encoding accepted, in bytes.
     pub const MAX_LEN: usize = 96 * 1024 * 1024;
     /// The longest text in a manifest, in bytes.
@@ -129,6 +141,7 @@ impl Image {
             tags: BTreeMap::new(),
             owner_users: Vec::new(),
             owner_groups: Vec::new(),
+            provenance: Provenance::default(),
         }
     }
 
@@ -140,6 +153,11 @@ impl Image {
     /// The id of the tree.
     pub fn tree_id(&self) -> TreeId {
         self.tree.id()
+    }
+
+    /// The objects it needs besides its tree and what that names: its release notes and build log, where they are kept.
+    pub fn documents(&self) -> impl Iterator<Item = ObjectId> {
+        self.provenance.objects()
     }
 
     /// Whether it has passed its time at `now`, in seconds since 1970.
@@ -165,6 +183,7 @@ impl Image {
         encode_map(&mut w, &self.tags);
         encode_list(&mut w, &self.owner_users);
         encode_list(&mut w, &self.owner_groups);
+        self.provenance.encode(&mut w);
         w.finish()
     }
 
@@ -190,6 +209,7 @@ impl Image {
         let expires_at = if r.flag()? { Some(r.u64()?) } else { None };
         let (annotations, tags) = (decode_map(&mut r)?, decode_map(&mut r)?);
         let (owner_users, owner_groups) = (decode_list(&mut r)?, decode_list(&mut r)?);
+        let provenance = Provenance::decode(&mut r)?;
         r.end()?;
         Ok(Self {
             tree,
@@ -204,6 +224,7 @@ impl Image {
             tags,
             owner_users,
             owner_groups,
+            provenance,
         })
     }
 }

@@ -71,6 +71,7 @@ pub mod herd;
 pub mod image;
 pub mod inode;
 pub mod machine;
+pub mod namespace;
 pub mod object;
 pub mod path;
 pub mod plan;

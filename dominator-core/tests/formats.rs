@@ -5,33 +5,34 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::wildcard_enum_match_arm, missing_docs)]
 
 mod arbitrary;
+mod examples;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
 use arbitrary::{directory, file, inode, name, path};
 use dominator_core::DecodeError;
 use dominator_core::filter::Filter;
-use dominator_core::health::HealthChecks;
 use dominator_core::image::Image;
 use dominator_core::inode::{Device, Inode, Kind, Mode, Timestamp, Why, Xattrs};
+use dominator_core::namespace::DirectoryMetadata;
 use dominator_core::object::{Algorithm, ObjectId};
 use dominator_core::plan::{Operation, Plan};
 use dominator_core::tree::{BadEntry, Directory, LinkSets, Tree};
-use dominator_core::trigger::Triggers;
 use dominator_core::view::{Granularity, Ownership, View, XattrClass, XattrPolicy};
 use proptest::prelude::*;
 
 /// Each decoder, followed by its encoder.
 type Recode = fn(&[u8]) -> Result<Vec<u8>, DecodeError>;
-const FORMATS: [(&str, Recode); 6] = [
+const FORMATS: [(&str, Recode); 7] = [
     ("directory", |bytes| decode_directory(bytes).map(|value| value.encoded().to_vec())),
     ("links", |bytes| LinkSets::decode(bytes).map(|value| value.encode())),
     ("tree", |bytes| Tree::decode(bytes).map(|value| value.encode())),
     ("view", |bytes| View::decode(bytes).map(|value| value.encode())),
     ("image", |bytes| Image::decode(bytes).map(|value| value.encode())),
     ("plan", |bytes| Plan::decode(bytes).map(|value| value.encode())),
+    ("directory-metadata", |bytes| DirectoryMetadata::decode(bytes).map(|value| value.encode())),
 ];
 
 fn decode_directory(bytes: &[u8]) -> Result<Directory, DecodeError> {
@@ -88,33 +89,6 @@ fn example_view() -> View {
     }
 }
 
-fn example_image() -> Image {
-    let json = br#"[{"MatchLines": ["/etc/ssh/.*"], "Service": "ssh", "SortName": "10", "DoReload": true}]"#;
-    let words = |words: &[(&str, &str)]| -> BTreeMap<_, _> {
-        words.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-    };
-    let health = br#"{"Deadline": "2m", "Checks": [
-        {"Name": "web answers", "Http": {"URL": "http://127.0.0.1/healthz"}, "Retries": 3},
-        {"Name": "shell works", "Command": ["/bin/sh", "-c", "true"], "Timeout": "500ms"}
-    ]}"#;
-    Image {
-        health: HealthChecks::from_json(health).unwrap(),
-        created_by: "alice".into(),
-        created_on: 1_700_000_000,
-        expires_at: Some(1_800_000_000),
-        annotations: words(&[("release-notes", "https://example.org/notes")]),
-        tags: words(&[("stage", "test"), ("os", "debian")]),
-        owner_users: vec!["bob".into(), "alice".into()],
-        owner_groups: vec!["ops".into()],
-        ..Image::new(
-            example_tree(),
-            Filter::parse("/var/log/.*").unwrap(),
-            Triggers::from_json(json).unwrap(),
-            XattrPolicy::ALL,
-        )
-    }
-}
-
 fn example_plan() -> Plan {
     let operations = vec![
         Operation::SetMetadata { paths: vec![path("/")], inode: directory() },
@@ -156,7 +130,8 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn encodings_are_the_golden_files() {
     let (directory, links, tree) = (example_directory(), example_links(), example_tree());
-    let (view, image, plan) = (example_view(), example_image(), example_plan());
+    let (view, image, plan) = (example_view(), examples::image(example_tree()), example_plan());
+    let metadata = examples::metadata();
     let digests = [
         check("directory", &directory, directory.encoded(), decode_directory),
         check("links", &links, &links.encode(), LinkSets::decode),
@@ -164,14 +139,16 @@ fn encodings_are_the_golden_files() {
         check("view", &view, &view.encode(), View::decode),
         check("image", &image, &image.encode(), Image::decode),
         check("plan", &plan, &plan.encode(), Plan::decode),
+        check("directory-metadata", &metadata, &metadata.encode(), DirectoryMetadata::decode),
     ];
     let expected = [
         "f8687fe33657edcd3c5dc2e823a3a162800b306ddd3dea92753cb2305af483bb",
         "392a8425498fc620ec86398319bbef2cab02f393b3721f7ef1b536b0822e2272",
         "ebb50952ab9a1238ce968d4e3f42a51c9a0a3085391781415998e9f2e0694236",
         "aebd1e9ac01395302156d6b7d518c3bfe2ba6a8ca9e1e1ba61a200fcbdb5cee7",
-        "6b08c39c21683504d95ea8caec19ae4d6b757ad00bfa0e2a38e792ddbd7673a9",
+        "9983094a2f063d90e566a450652c03f70e90532abcb1edc2aac7f5f87c287eb2",
         "5c21640c686d6cd53f51ce19c23d33e8af2977717fc866bee34d7eb52b97c449",
+        "c834cee127e5fd234b2c9a3dc535994b8e706d7dce1231ac04efa65f5de34736",
     ];
     assert_eq!(digests, expected);
     let ids = [directory.id().0, links.id().0, tree.id().0, view.id().0, image.id().0];
@@ -396,7 +373,7 @@ fn a_second_spelling_is_refused() {
     xattrs.insert(b"user.a2", b"").unwrap();
     let directory = directory_of([("f", Inode { xattrs, ..file("x") })]);
     let directory = directory.encoded();
-    let (view, image) = (example_view().encode(), example_image().encode());
+    let (view, image) = (example_view().encode(), examples::image(example_tree()).encode());
     let lines = b"\x02\0\0\0\x01\0\0\0\x0b/var/log/.*";
     let checks: [(Vec<u8>, Recode, &str); 7] = [
         (forged(directory, b"user.a2", b"user.a1"), FORMATS[0].1, "an attribute twice"),
@@ -466,7 +443,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_refused_or_canonical(
-        magic in prop::sample::select(vec![*b"DDR1", *b"DLK1", *b"DTR1", *b"DVW1", *b"DIM2", *b"DPL1"]),
+        magic in prop::sample::select(vec![*b"DDR1", *b"DLK1", *b"DTR1", *b"DVW1", *b"DIM3", *b"DPL1", *b"DID1"]),
         rest in prop::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..200),
     ) {
         takes_only_canonical(&[magic.as_slice(), &rest].concat());

@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use dominator_core::filter::Filter;
-use dominator_core::image::{Image, ImageName};
+use dominator_core::image::{Document, Image, ImageName};
 use dominator_core::inode::{Inode, Kind, Mode, Timestamp, Why, Xattrs};
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
@@ -369,6 +369,20 @@ fn an_image_is_not_added_before_all_of_it_is_there() {
         assert_eq!(first, missing);
         assert_eq!(store.images.list().unwrap(), []);
     }
+}
+
+#[test]
+fn an_image_is_not_added_without_the_texts_it_keeps() {
+    let (store, tree) = (Images::new(), tree());
+    store.store(&tree, |_| true);
+    let mut image = image(&tree);
+    image.provenance.release_notes = Some(Document::Url("https://example.org/notes".parse().unwrap()));
+    image.provenance.build_log = Some(Document::Object(ObjectId::of(b"it was built")));
+    let added = store.images.add(&name("web/1"), &image);
+    let Err(ImageError::Incomplete { first, count: 1 }) = added else { panic!("{added:?}") };
+    assert_eq!(first, add(store.images.objects(), b"it was built"));
+    drop(store.images.add(&name("web/1"), &image).unwrap());
+    assert_eq!(*store.images.image(&name("web/1")).unwrap(), image);
 }
 
 #[test]

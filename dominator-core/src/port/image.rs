@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::Cause;
 use crate::image::{Image, ImageName};
+use crate::namespace::{DirectoryName, GroupName, ImageDirectory};
 use crate::object::ObjectId;
 use crate::tree::Snapshot;
 
@@ -25,6 +26,40 @@ pub trait ImageStore: Send + Sync {
 
     /// Deletes an image; its name is never free again.
     async fn delete(&self, name: &ImageName) -> Result<(), ImageError>;
+
+    /// Every directory of images, in order, the root first.
+    async fn directories(&self) -> Result<Vec<ImageDirectory>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// One directory of images.
+    async fn directory(&self, _: &DirectoryName) -> Result<ImageDirectory, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// Makes a directory, which belongs to the group of the one it is in.
+    async fn make_directory(&self, _: &DirectoryName, _: Parents) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// Gives a directory, but none below it, to a group, or to none.
+    async fn chown_directory(&self, _: &DirectoryName, _: Option<GroupName>) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// Deletes a directory in which there is nothing: no image, no directory, no name of a deleted image.
+    async fn delete_directory(&self, _: &DirectoryName) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+}
+
+/// Whether the directories above one that is made are made as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parents {
+    /// They must be there, and the directory must not.
+    Required,
+    /// Those that are missing are made; nothing is when all are there, the directory itself included.
+    Made,
 }
 
 /// What can go wrong with images.
@@ -57,6 +92,27 @@ pub enum ImageError {
         /// How many.
         count: usize,
     },
+    /// There is no such directory of images; looking succeeded.
+    #[error("there is no directory of images {name}")]
+    NoDirectory {
+        /// Which.
+        name: DirectoryName,
+    },
+    /// The directory is there.
+    #[error("directory {name} exists already")]
+    DirectoryExists {
+        /// Which.
+        name: DirectoryName,
+    },
+    /// Only empty directories can be deleted.
+    #[error("directory {name} is not empty; what is in it, names of deleted images too, would be lost")]
+    DirectoryNotEmpty {
+        /// Which.
+        name: DirectoryName,
+    },
+    /// This store can't do that.
+    #[error("the store of images can't do that")]
+    Unsupported,
     /// The image can't be one.
     #[error("the image is malformed")]
     Malformed(#[source] Cause),

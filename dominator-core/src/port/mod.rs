@@ -25,7 +25,7 @@ pub use fleet::{
     MachineSource, MachineSourceError, Prober, Revision, Rules, ServiceAction, ServiceError, ServiceRunner,
     ServiceState, Unhealthy,
 };
-pub use image::{ImageError, ImageStore};
+pub use image::{ImageError, ImageStore, Parents};
 pub use object::{
     ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, SourceFailure, StoreError, Verified,
 };

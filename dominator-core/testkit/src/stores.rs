@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::image::{Image, ImageName};
+use dominator_core::namespace::{DirectoryName, GroupName, ImageDirectory};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{
-    Cause, ImageError, ImageStore, ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, StoreError,
-    Verified,
+    Cause, ImageError, ImageStore, ObjectSource, ObjectSources, ObjectStore, Parents, Piece, Pieces,
+    StoreError, Verified,
 };
 use dominator_core::tree::{Directories as _, Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
 use futures_util::{TryStreamExt as _, stream};
@@ -108,12 +109,14 @@ pub struct MemoryImages {
     objects: Arc<MemoryObjects>,
     images: Mutex<BTreeMap<ImageName, Arc<Image>>>,
     deleted: Mutex<BTreeSet<ImageName>>,
+    /// All but the root, which belongs to nobody.
+    directories: Mutex<BTreeMap<DirectoryName, Option<GroupName>>>,
 }
 
 impl MemoryImages {
     /// No images yet.
     pub fn new(objects: Arc<MemoryObjects>) -> Self {
-        Self { objects, images: Mutex::default(), deleted: Mutex::default() }
+        Self { objects, images: Mutex::default(), deleted: Mutex::default(), directories: Mutex::default() }
     }
 }
 
@@ -150,6 +153,8 @@ impl ImageStore for MemoryImages {
             return Err(ImageError::Exists { name: name.clone() });
         }
         images.insert(name.clone(), Arc::new(image));
+        drop(images);
+        self.make_directories(&name.directory());
         Ok(())
     }
 
@@ -158,6 +163,68 @@ impl ImageStore for MemoryImages {
         removed.ok_or_else(|| ImageError::NotFound { name: name.clone() })?;
         self.deleted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
         Ok(())
+    }
+
+    async fn directories(&self) -> Result<Vec<ImageDirectory>, ImageError> {
+        let root = ImageDirectory { name: DirectoryName::ROOT, owner_group: None };
+        let directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let below = directories.iter().map(|(name, owner_group)| ImageDirectory {
+            name: name.clone(),
+            owner_group: owner_group.clone(),
+        });
+        Ok(std::iter::once(root).chain(below).collect())
+    }
+
+    async fn directory(&self, name: &DirectoryName) -> Result<ImageDirectory, ImageError> {
+        let found = self.directories().await?.into_iter().find(|directory| directory.name == *name);
+        found.ok_or_else(|| ImageError::NoDirectory { name: name.clone() })
+    }
+
+    async fn make_directory(&self, name: &DirectoryName, parents: Parents) -> Result<(), ImageError> {
+        if parents == Parents::Required {
+            self.directory(&name.parent().unwrap_or_default()).await?;
+            if self.directory(name).await.is_ok() {
+                return Err(ImageError::DirectoryExists { name: name.clone() });
+            }
+        }
+        self.make_directories(name);
+        Ok(())
+    }
+
+    async fn chown_directory(
+        &self,
+        name: &DirectoryName,
+        group: Option<GroupName>,
+    ) -> Result<(), ImageError> {
+        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let owner = directories.get_mut(name);
+        *owner.ok_or_else(|| ImageError::NoDirectory { name: name.clone() })? = group;
+        Ok(())
+    }
+
+    async fn delete_directory(&self, name: &DirectoryName) -> Result<(), ImageError> {
+        let used = |images: Vec<ImageName>| images.iter().any(|image| image.directory() == *name);
+        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let images = self.list().await?;
+        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        if used(images) || used(deleted) || directories.keys().any(|it| it.parent().as_ref() == Some(name)) {
+            return Err(ImageError::DirectoryNotEmpty { name: name.clone() });
+        }
+        directories.remove(name).map(drop).ok_or_else(|| ImageError::NoDirectory { name: name.clone() })
+    }
+}
+
+impl MemoryImages {
+    /// Makes what is missing, each of the group of the one it is in.
+    fn make_directories(&self, name: &DirectoryName) {
+        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing: Vec<_> = std::iter::successors(Some(name.clone()), DirectoryName::parent)
+            .take_while(|name| !name.is_root() && !directories.contains_key(name))
+            .collect();
+        while let Some(name) = missing.pop() {
+            let group = name.parent().and_then(|parent| directories.get(&parent).cloned().flatten());
+            directories.insert(name, group);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dominator_core::filter::{Filter, Lines};
 use dominator_core::health::{HealthCheck, HealthChecks, Probe};
-use dominator_core::image::Image;
+use dominator_core::image::{Build, Document, Image, Package, Provenance};
 use dominator_core::inode::{Device, Inode, Kind, Mode, Timestamp, Why, Xattrs};
 use dominator_core::object::{Algorithm, ObjectId};
 use dominator_core::path::{ImagePath, Name};
@@ -222,8 +222,8 @@ pub(crate) fn images() -> impl Strategy<Value = Image> {
     let what = (trees(), filters(), triggers(), health(), xattr_policies());
     let whose =
         ("[a-z]{0,8}", any::<u64>(), prop::option::of(prop_oneof![Just(0), any::<u64>()]), list(), list());
-    (what, whose, map(), map()).prop_map(
-        |((tree, filter, triggers, health, xattrs), whose, annotations, tags)| {
+    (what, whose, map(), map(), provenances()).prop_map(
+        |((tree, filter, triggers, health, xattrs), whose, annotations, tags, provenance)| {
             let (created_by, created_on, expires_at, owner_users, owner_groups) = whose;
             Image {
                 tree,
@@ -238,7 +238,30 @@ pub(crate) fn images() -> impl Strategy<Value = Image> {
                 tags,
                 owner_users,
                 owner_groups,
+                provenance,
             }
+        },
+    )
+}
+
+fn provenances() -> impl Strategy<Value = Provenance> {
+    let document = || {
+        prop::option::of(prop_oneof![
+            any::<[u8; 32]>().prop_map(|id| Document::Object(ObjectId::from_bytes(id))),
+            "https?://[a-z./]{1,9}".prop_map(|url| Document::Url(url.parse().unwrap())),
+        ])
+    };
+    let package = (".{0,4}", ".{0,4}", any::<u64>());
+    let packages = prop::collection::vec(
+        package.prop_map(|(name, version, size)| Package { name, version, size }),
+        0..3,
+    );
+    let source = prop::option::of("[a-z]{1,3}(/[0-9]{1,2})?".prop_map(|name| name.parse().unwrap()));
+    let build = ("[a-z]{0,3}", "[0-9a-f]{0,4}", ".{0,5}");
+    ("[a-z]{0,4}", document(), document(), build, packages, source).prop_map(
+        |(created_for, release_notes, build_log, (branch, commit_id, git_url), packages, source_image)| {
+            let build = Build { branch, commit_id, git_url };
+            Provenance { created_for, release_notes, build_log, build, packages, source_image }
         },
     )
 }

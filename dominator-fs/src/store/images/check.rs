@@ -33,7 +33,7 @@ pub(super) fn complete(objects: &ObjectStore, image: &Image, tree: &Snapshot) ->
     let shared = tree.links.iter().flatten().find(|path| tree.inode(path).is_some_and(computed));
     match flaw.or_else(|| shared.map(|path| Flaw::Shared { path: path.to_string() })) {
         Some(flaw) => Err(malformed(flaw)),
-        None => present(objects, tree),
+        None => present(objects, image, tree),
     }
 }
 
@@ -70,9 +70,14 @@ fn attributes(image: &Image, name: &str, inode: &Inode) -> Result<(), Flaw> {
     }
 }
 
-fn present(objects: &ObjectStore, tree: &Snapshot) -> Result<(), ImageError> {
+fn present(objects: &ObjectStore, image: &Image, tree: &Snapshot) -> Result<(), ImageError> {
     let mut sizes = HashMap::new();
     let mut missing = Missing::default();
+    for id in image.documents() {
+        if objects.size(&id).map_err(store_failed)?.is_none() {
+            missing.add(id);
+        }
+    }
     for (_, directory) in tree.directories.iter() {
         for entry in directory.iter() {
             let Some((id, size)) = entry.object() else { continue };
