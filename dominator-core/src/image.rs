@@ -1,6 +1,7 @@
 //! Images: what a machine must be, under a unique name.
 
 mod provenance;
+mod state;
 
 pub use provenance::{BadDocumentUrl, Build, Document, DocumentUrl, Package, Provenance};
 
@@ -9,6 +10,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use thiserror::Error;
+
+pub use self::state::{ImageState, LastingId};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::filter::Filter;

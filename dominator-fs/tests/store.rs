@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use dominator_core::filter::Filter;
-use dominator_core::image::{Document, Image, ImageName};
+use dominator_core::image::{Document, Image, ImageName, ImageState};
 use dominator_core::inode::{Inode, Kind, Mode, Timestamp, Why, Xattrs};
 use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
@@ -313,6 +313,8 @@ fn a_name_is_used_once_and_never_again() {
         assert!(matches!(store.images.add(&web, &image), Err(ImageError::Deleted { .. })));
         assert!(matches!(store.images.image(&web), Err(ImageError::Deleted { .. })));
         assert!(matches!(store.images.delete(&web), Err(ImageError::Deleted { .. })));
+        let was = ImageState::Deleted { was: Some(image.lasting_id()) };
+        assert_eq!(store.images.state(&web).unwrap(), was, "a replica deletes this image and no other");
         assert_eq!(store.images.list().unwrap(), []);
         store = store.reopened();
     }

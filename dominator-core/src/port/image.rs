@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use thiserror::Error;
 
 use super::Cause;
-use crate::image::{Image, ImageName};
+use crate::image::{Image, ImageName, ImageState};
 use crate::namespace::{DirectoryName, GroupName, ImageDirectory};
 use crate::object::ObjectId;
 use crate::tree::Snapshot;
@@ -26,6 +26,20 @@ pub trait ImageStore: Send + Sync {
 
     /// Deletes an image; its name is never free again.
     async fn delete(&self, name: &ImageName) -> Result<(), ImageError>;
+
+    /// What there is at each of these names, in their order.
+    async fn states(&self, names: &[ImageName]) -> Result<Vec<ImageState>, ImageError> {
+        let mut states = Vec::with_capacity(names.len());
+        for name in names {
+            states.push(match self.image(name).await {
+                Ok(image) => ImageState::of(&image),
+                Err(ImageError::NotFound { .. }) => ImageState::Absent,
+                Err(ImageError::Deleted { .. }) => ImageState::Deleted { was: None },
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(states)
+    }
 
     /// Every directory of images, in order, the root first.
     async fn directories(&self) -> Result<Vec<ImageDirectory>, ImageError> {

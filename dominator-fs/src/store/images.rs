@@ -2,6 +2,7 @@
 
 mod check;
 mod load;
+mod tombstone;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,12 +11,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dominator_core::image::{Image, ImageName};
+use dominator_core::image::{Image, ImageName, ImageState};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{Cause, ImageError};
 use dominator_core::tree::Snapshot;
 use rustix::fs::OFlags;
 
+use self::tombstone::Tombstone;
 use super::home::{self, Home};
 use super::objects::ObjectStore;
 use crate::publish::{self, Durable, Replace};
@@ -25,7 +27,7 @@ use crate::seam::{At, Kernel, Remove, Seam};
 /// A directory of images, each a file at its name. Clones share it; all of its methods may be called from many threads
 /// at once.
 ///
-/// A name that was used is never free again: what is left of a deleted image is a file of no length.
+/// A name that was used is never free again: what is left of a deleted image is a [tombstone](tombstone::Tombstone).
 #[derive(Clone)]
 pub struct ImageStore(Arc<Inner>);
 
@@ -103,7 +105,7 @@ impl ImageStore {
                 stat => stat?,
             };
             let image = std::str::from_utf8(path).ok().and_then(|path| path.parse().ok());
-            names.extend(image.filter(|_| stat.stx_size > 0));
+            names.extend(image.filter(|_| !Tombstone::is_of_length(stat.stx_size)));
             Ok(())
         });
         listed.map_err(|error| failed("the images can't be listed", error))?;
@@ -169,6 +171,7 @@ impl ImageStore {
             Look::Deleted => return Err(ImageError::Deleted { name: name.clone() }),
             Look::File => {}
         }
+        let tombstone = Tombstone::of(self.load(name));
         forget(&self.0.images, name);
         let (directories, file) = split(name);
         let delete = || {
@@ -177,12 +180,28 @@ impl ImageStore {
                 &*self.0.seam,
                 dir.as_fd(),
                 file.as_bytes(),
-                b"",
+                &tombstone.encode(),
                 home::FILE_MODE,
                 Replace::Existing,
             )
         };
         delete().map_err(|error| failed(format!("image {name} can't be deleted"), error))
+    }
+
+    /// What there is at a name.
+    ///
+    /// # Errors
+    /// [`ImageError::Failed`] when it can't be read or is damaged.
+    pub fn state(&self, name: &ImageName) -> Result<ImageState, ImageError> {
+        match self.image(name) {
+            Ok(image) => Ok(ImageState::of(&image)),
+            Err(ImageError::NotFound { .. }) => Ok(ImageState::Absent),
+            Err(ImageError::Deleted { .. }) => {
+                let tombstone = self.contents(name, Tombstone::LEN)?;
+                Ok(ImageState::Deleted { was: Tombstone::decode(&tombstone).0 })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn publish(&self, name: &ImageName, image: &Image) -> Result<Durable, ImageError> {
@@ -243,7 +262,7 @@ impl ImageStore {
             let kind = rustix::fs::FileType::from_raw_mode(stat.stx_mode.into());
             match (kind.is_dir(), stat.stx_size) {
                 (true, _) => Ok(Look::Nothing),
-                (false, 0) => Ok(Look::Deleted),
+                (false, length) if Tombstone::is_of_length(length) => Ok(Look::Deleted),
                 (false, _) => Ok(Look::File),
             }
         };
@@ -259,10 +278,7 @@ impl ImageStore {
             Look::Deleted => return Err(ImageError::Deleted { name: name.clone() }),
             Look::File => {}
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let contents = home::beneath(&self.0.home, name.as_str().as_bytes(), flags)
-            .and_then(|file| home::read(file, Image::MAX_LEN + Self::DIGEST))
-            .map_err(|error| failed(format!("image {name} can't be read"), error))?;
+        let contents = self.contents(name, Image::MAX_LEN + Self::DIGEST)?;
         let damaged = |why: &str| {
             let path = self.0.path.join(name.as_str());
             let what = format!("image {name} is damaged; restore {} from a copy", path.display());
@@ -275,6 +291,13 @@ impl ImageStore {
             return Err(damaged("its bytes do not have the digest at their end"));
         }
         Image::decode(manifest).map_err(|error| damaged(&error.to_string()))
+    }
+
+    fn contents(&self, name: &ImageName, limit: usize) -> Result<Vec<u8>, ImageError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        home::beneath(&self.0.home, name.as_str().as_bytes(), flags)
+            .and_then(|file| home::read(file, limit))
+            .map_err(|error| failed(format!("image {name} can't be read"), error))
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {

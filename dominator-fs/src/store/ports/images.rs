@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dominator_core::image::{Image, ImageName};
+use dominator_core::image::{Image, ImageName, ImageState};
 use dominator_core::port::{self, ImageError};
 use dominator_core::tree::Snapshot;
 
@@ -63,5 +63,9 @@ impl port::ImageStore for LocalImages {
     async fn delete(&self, name: &ImageName) -> Result<(), ImageError> {
         let name = name.clone();
         self.run(move |store| store.delete(&name).map(drop)).await
+    }
+    async fn states(&self, names: &[ImageName]) -> Result<Vec<ImageState>, ImageError> {
+        let names = names.to_vec();
+        self.run(move |store| names.iter().map(|name| store.state(name)).collect()).await
     }
 }
