@@ -76,6 +76,7 @@ pub mod object;
 pub mod path;
 pub mod plan;
 pub mod port;
+pub mod replica;
 pub mod tree;
 pub mod trigger;
 pub mod view;

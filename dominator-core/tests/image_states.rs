@@ -1,4 +1,5 @@
 //! Which image is meant by a name, whatever of it may change.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, missing_docs)]
 
 use dominator_core::filter::Filter;
 use dominator_core::image::{Image, ImageState};

@@ -27,7 +27,7 @@ use crate::seam::{At, Kernel, Remove, Seam};
 /// A directory of images, each a file at its name. Clones share it; all of its methods may be called from many threads
 /// at once.
 ///
-/// A name that was used is never free again: what is left of a deleted image is a [tombstone](tombstone::Tombstone).
+/// A name that was used is never free again: what is left of a deleted image is a tombstone, which says which image it was.
 #[derive(Clone)]
 pub struct ImageStore(Arc<Inner>);
 
