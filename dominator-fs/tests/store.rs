@@ -322,6 +322,25 @@ fn a_name_is_used_once_and_never_again() {
 }
 
 #[test]
+fn an_image_is_replaced_by_itself_with_other_owners_or_when_it_was_to_expire() {
+    let (mut store, tree) = (Images::new(), tree());
+    store.store(&tree, |_| true);
+    let (plain, web) = (image(&tree), name("web/1"));
+    let ending = Image { expires_at: Some(1), ..plain.clone() };
+    let other = Image { created_by: "mallory".into(), ..plain.clone() };
+    assert!(matches!(store.images.replace(&web, &plain), Err(ImageError::NotFound { .. })));
+    drop(store.images.add(&web, &ending).unwrap());
+    for image in [&plain, &ending, &other] {
+        drop(store.images.image(&web).unwrap());
+        drop(store.images.replace(&web, image).unwrap());
+        assert_eq!(*store.images.image(&web).unwrap(), *image, "what was read before is not remembered");
+        store = store.reopened();
+    }
+    assert_eq!(*store.images.image(&web).unwrap(), other);
+    assert!(matches!(store.images.replace(&web, &plain), Err(ImageError::Exists { .. })));
+}
+
+#[test]
 fn a_name_is_not_both_an_image_and_a_directory_of_images() {
     let store = Images::new();
     let tree = tree();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use thiserror::Error;
 
-use super::Cause;
+use super::{Cause, Replication};
 use crate::image::{Image, ImageName, ImageState};
 use crate::namespace::{DirectoryName, GroupName, ImageDirectory};
 use crate::object::ObjectId;
@@ -39,6 +39,17 @@ pub trait ImageStore: Send + Sync {
             });
         }
         Ok(states)
+    }
+
+    /// Puts an image, whose objects are all there, in the place of the one of that name: the same with another expiry or other
+    /// owners, or another one after that has expired. For replicas, which keep to what their master has.
+    async fn replace(&self, _: &ImageName, _: Image) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// How it stands to its master, if it is a replica.
+    fn replication(&self) -> Option<Arc<dyn Replication>> {
+        None
     }
 
     /// Every directory of images, in order, the root first.

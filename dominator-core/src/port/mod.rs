@@ -10,6 +10,7 @@ mod condition;
 mod fleet;
 mod image;
 mod object;
+mod replication;
 mod status;
 mod update;
 
@@ -29,6 +30,7 @@ pub use image::{ImageError, ImageStore, Parents};
 pub use object::{
     ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, SourceFailure, StoreError, Verified,
 };
+pub use replication::{Replication, ReplicationStatus};
 pub use status::{
     Activity, AgentDetails, AgentStatus, BadPercent, Boost, Configuration, Corruption, MachineTraits, Pacing,
     PathFailure, Percent, PollReply, Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus, Works,

@@ -2,6 +2,7 @@
 
 mod check;
 mod load;
+mod replace;
 mod tombstone;
 
 use std::collections::VecDeque;
@@ -205,11 +206,7 @@ impl ImageStore {
     }
 
     fn publish(&self, name: &ImageName, image: &Image) -> Result<Durable, ImageError> {
-        let mut contents = image.encode();
-        if contents.len() > Image::MAX_LEN {
-            return Err(malformed(format!("its manifest has more than {} bytes", Image::MAX_LEN)));
-        }
-        contents.extend_from_slice(ObjectId::of(&contents).as_bytes());
+        let contents = Self::file_of(image)?;
         let _changing = self.changing();
         self.vacant(name)?;
         let write = || {
@@ -224,6 +221,15 @@ impl ImageStore {
             )
         };
         write().map_err(|error| failed(format!("image {name} can't be written"), error))
+    }
+
+    fn file_of(image: &Image) -> Result<Vec<u8>, ImageError> {
+        let mut contents = image.encode();
+        if contents.len() > Image::MAX_LEN {
+            return Err(malformed(format!("its manifest has more than {} bytes", Image::MAX_LEN)));
+        }
+        contents.extend_from_slice(ObjectId::of(&contents).as_bytes());
+        Ok(contents)
     }
 
     /// Opens the directory for a new image, made with those above it where they are missing.

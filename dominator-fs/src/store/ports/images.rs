@@ -64,6 +64,11 @@ impl port::ImageStore for LocalImages {
         let name = name.clone();
         self.run(move |store| store.delete(&name).map(drop)).await
     }
+    async fn replace(&self, name: &ImageName, image: Image) -> Result<(), ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.replace(&name, &image).map(drop)).await
+    }
+
     async fn states(&self, names: &[ImageName]) -> Result<Vec<ImageState>, ImageError> {
         let names = names.to_vec();
         self.run(move |store| names.iter().map(|name| store.state(name)).collect()).await

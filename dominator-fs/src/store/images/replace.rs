@@ -1,0 +1,37 @@
+//! Images in the place of others, for replicas.
+
+use std::os::fd::AsFd as _;
+
+use dominator_core::image::{Image, ImageName};
+use dominator_core::port::ImageError;
+
+use super::{ImageStore, check, failed, forget, load, split};
+use crate::publish::{self, Durable, Replace};
+use crate::store::home;
+
+impl ImageStore {
+    /// Puts an image, whose objects are all in the object store, in the place of the one of that name: the same with
+    /// another expiry or other owners, or another one, if what is there was to expire. It is durable when this returns.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`], [`ImageError::Deleted`]; [`ImageError::Exists`] when another image is there for good; others
+    /// as [`ImageStore::add`].
+    pub fn replace(&self, name: &ImageName, image: &Image) -> Result<Durable, ImageError> {
+        let tree = load::snapshot(&self.0.objects, &image.tree)?;
+        check::complete(&self.0.objects, image, &tree)?;
+        let contents = Self::file_of(image)?;
+        let _changing = self.changing();
+        let before = self.load(name)?;
+        if before.lasting_id() != image.lasting_id() && before.expires_at.is_none() {
+            return Err(ImageError::Exists { name: name.clone() });
+        }
+        forget(&self.0.images, name);
+        let (directories, file) = split(name);
+        let write = || {
+            let dir = home::directory(&self.0.home, directories.as_bytes())?;
+            let (seam, mode) = (&*self.0.seam, home::FILE_MODE);
+            publish::bytes(seam, dir.as_fd(), file.as_bytes(), &contents, mode, Replace::Existing)
+        };
+        write().map_err(|error| failed(format!("image {name} can't be replaced"), error))
+    }
+}
