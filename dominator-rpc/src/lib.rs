@@ -36,6 +36,7 @@ pub mod controller;
 pub mod limits;
 mod lines;
 pub mod metrics;
+pub mod readiness;
 pub mod server;
 pub mod transport;
 mod wire;

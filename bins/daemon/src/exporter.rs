@@ -1,4 +1,4 @@
-//! What a daemon counts, for whoever asks over HTTP: one page, and nothing else.
+//! What a daemon counts and how it is, for whoever asks over HTTP: three pages, and nothing else.
 //!
 //! Nobody proves anything here, so nobody gets much of the daemon by it: few connections, each for one request and for a
 //! short time, and a page that is made once a second at most.
@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dominator_rpc::metrics::Metrics;
+use dominator_rpc::readiness::Readiness;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -22,9 +23,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::failure::{During, Failure};
+use crate::vitals::Vitals;
 
-/// Where the page is.
-const PATH: &str = "/metrics";
+/// Where it is shown what is counted.
+const METRICS: &str = "/metrics";
+/// Where whoever asks is answered as long as the process lives.
+const HEALTHZ: &str = "/healthz";
+/// Where it is shown whether the daemon can do what it is for, and what it lacks.
+const READYZ: &str = "/readyz";
 /// How large the head of a request may be, in bytes: the least that the library allows.
 const HEAD: usize = 8 * 1024;
 /// How many lines it may have.
@@ -52,30 +58,31 @@ const BOUNDS: Bounds = Bounds {
     age: Duration::from_secs(1),
 };
 
-/// A listener with the page behind it.
+/// A listener with the pages behind it.
 #[derive(Debug)]
 pub(crate) struct Exporter {
     listener: TcpListener,
-    page: Arc<Page>,
+    pages: Arc<Pages>,
     bounds: Bounds,
 }
 
 impl Exporter {
     /// Listens at `address`. From now on connections queue up; [`Exporter::run`] answers them.
-    pub(crate) async fn bind(address: SocketAddr, metrics: Metrics) -> Result<Self, Failure> {
-        Self::bounded(address, metrics, BOUNDS).await
+    pub(crate) async fn bind(address: SocketAddr, vitals: Vitals) -> Result<Self, Failure> {
+        Self::bounded(address, vitals, BOUNDS).await
     }
 
-    async fn bounded(address: SocketAddr, metrics: Metrics, bounds: Bounds) -> Result<Self, Failure> {
+    async fn bounded(address: SocketAddr, vitals: Vitals, bounds: Bounds) -> Result<Self, Failure> {
         let listener = TcpListener::bind(address).await;
         let listener = listener.during(|| format!("can't show metrics at {address}"))?;
         let local = listener.local_addr().during(|| format!("can't show metrics at {address}"))?;
         if !local.ip().to_canonical().is_loopback() {
             tracing::warn!("metrics are shown to everybody who reaches {local}");
         }
-        tracing::info!("metrics at http://{local}{PATH}");
-        let page = Arc::new(Page { metrics, made: Mutex::new(None), age: bounds.age });
-        Ok(Self { listener, page, bounds })
+        tracing::info!("metrics at http://{local}{METRICS}");
+        let Vitals { metrics, readiness } = vitals;
+        let pages = Pages { metrics, readiness, made: Mutex::new(None), age: bounds.age };
+        Ok(Self { listener, pages: Arc::new(pages), bounds })
     }
 
     /// Answers until it is dropped, which ends everything.
@@ -92,7 +99,7 @@ impl Exporter {
             }
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    ages.push_back(connections.spawn(answer(stream, self.page.clone(), self.bounds)));
+                    ages.push_back(connections.spawn(answer(stream, self.pages.clone(), self.bounds)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "can't accept connections for metrics; trying again");
@@ -103,26 +110,46 @@ impl Exporter {
     }
 }
 
-/// The page as it was made last.
+/// What is shown. What is counted is as it was made last.
 #[derive(Debug)]
-struct Page {
+struct Pages {
     metrics: Metrics,
+    readiness: Readiness,
     made: Mutex<Option<(Instant, String)>>,
     age: Duration,
 }
 
-impl Page {
-    fn text(&self) -> String {
+impl Pages {
+    fn counted(&self) -> String {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         match &*made {
             Some((when, text)) if when.elapsed() < self.age => text.clone(),
             _ => made.insert((Instant::now(), self.metrics.text())).1.clone(),
         }
     }
+
+    /// Whether all is there, and a line for each thing that is not.
+    fn ready(&self) -> (StatusCode, String) {
+        let missing = self.readiness.missing();
+        if missing.is_empty() {
+            return (StatusCode::OK, "ready\n".into());
+        }
+        let lines = missing.iter().map(|(name, why)| format!("{name}: {why}\n")).collect();
+        (StatusCode::SERVICE_UNAVAILABLE, lines)
+    }
+
+    fn page(&self, path: &str) -> (StatusCode, String) {
+        match path {
+            METRICS => (StatusCode::OK, self.counted()),
+            HEALTHZ => (StatusCode::OK, "alive\n".into()),
+            READYZ => self.ready(),
+            _ => (StatusCode::NOT_FOUND, format!("there is {METRICS}, {HEALTHZ} and {READYZ}\n")),
+        }
+    }
 }
 
-async fn answer(stream: TcpStream, page: Arc<Page>, bounds: Bounds) {
-    let service = service_fn(|request| ready(Ok::<_, Infallible>(response(&request, &page))));
+async fn answer(stream: TcpStream, pages: Arc<Pages>, bounds: Bounds) {
+    let service = service_fn(|request| ready(Ok::<_, Infallible>(response(&request, &pages))));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head)
@@ -134,21 +161,24 @@ async fn answer(stream: TcpStream, page: Arc<Page>, bounds: Bounds) {
     drop(timeout(bounds.whole, connection).await);
 }
 
-fn response(request: &Request<Incoming>, page: &Page) -> Response<String> {
-    let is_page = request.uri().path() == PATH;
-    let (status, text) = match (is_page, request.method() == Method::GET) {
-        (true, true) => (StatusCode::OK, page.text()),
-        (true, false) => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
-        (false, _) => (StatusCode::NOT_FOUND, format!("there is nothing but {PATH}\n")),
+fn response(request: &Request<Incoming>, pages: &Pages) -> Response<String> {
+    let path = request.uri().path();
+    let is_page = matches!(path, METRICS | HEALTHZ | READYZ);
+    // Who only wants to know whether all is well may leave the words out.
+    let is_allowed = matches!(*request.method(), Method::GET | Method::HEAD);
+    let (status, text) = match is_page && !is_allowed {
+        true => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
+        false => pages.page(path),
     };
     let mut response = Response::new(text);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    match status {
-        StatusCode::OK => headers.insert(CONTENT_TYPE, HeaderValue::from_static(Metrics::MEDIA_TYPE)),
-        StatusCode::METHOD_NOT_ALLOWED => headers.insert(ALLOW, HeaderValue::from_static("GET")),
-        _ => headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain")),
-    };
+    let kind = if path == METRICS { Metrics::MEDIA_TYPE } else { "text/plain" };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
     response
 }
 
@@ -160,12 +190,12 @@ mod tests {
 
     const QUICK: Bounds = Bounds { head: Duration::from_millis(200), age: Duration::ZERO, ..BOUNDS };
 
-    async fn start(bounds: Bounds) -> (SocketAddr, Metrics, JoinHandle<Infallible>) {
-        let metrics = Metrics::new();
+    async fn start(bounds: Bounds) -> (SocketAddr, Vitals, JoinHandle<Infallible>) {
+        let vitals = Vitals::default();
         let any = ([127, 0, 0, 1], 0).into();
-        let exporter = Exporter::bounded(any, metrics.clone(), bounds).await.unwrap();
+        let exporter = Exporter::bounded(any, vitals.clone(), bounds).await.unwrap();
         let address = exporter.listener.local_addr().unwrap();
-        (address, metrics, tokio::spawn(exporter.run()))
+        (address, vitals, tokio::spawn(exporter.run()))
     }
 
     async fn says(address: SocketAddr, request: &str) -> String {
@@ -178,9 +208,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn there_is_one_page_and_nothing_else() {
-        let (address, metrics, _running) = start(QUICK).await;
-        metrics.refused("crowded");
+    async fn there_are_three_pages_and_nothing_else() {
+        let (address, vitals, _running) = start(QUICK).await;
+        vitals.metrics.refused("crowded");
         let page = says(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
         assert!(
@@ -193,12 +223,36 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 404 "),
             ("GET /metrics/../x HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 404 "),
             ("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", "HTTP/1.1 405 "),
+            ("POST /readyz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", "HTTP/1.1 405 "),
+            ("HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 "),
+            ("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 200 "),
             ("DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 405 "),
             ("nonsense\r\n\r\n", "HTTP/1.1 400 "),
         ] {
             let answer = says(address, request).await;
             assert!(answer.starts_with(begins), "{request:?}: {answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_is_told_what_the_daemon_lacks() {
+        let (address, vitals, _running) = start(QUICK).await;
+        let ask = async |page: &str| {
+            let answer = says(address, &format!("GET {page} HTTP/1.1\r\nHost: x\r\n\r\n")).await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+        };
+        let answer = |status: &str, body: &str| (status.to_owned(), body.to_owned());
+        let stores = vitals.readiness.condition("stores", "they are being opened");
+        let certificate = vitals.readiness.condition("certificate", "it expired");
+        let both = "certificate: it expired\nstores: they are being opened\n";
+        assert_eq!(ask("/readyz").await, answer("503", both));
+        assert_eq!(ask("/healthz").await, answer("200", "alive\n"), "it should not be started again");
+        stores.met();
+        certificate.met();
+        assert_eq!(ask("/readyz").await, answer("200", "ready\n"));
+        vitals.readiness.end();
+        assert_eq!(ask("/readyz").await, answer("503", "running: it was told to end\n"));
     }
 
     #[tokio::test]
@@ -239,10 +293,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_page_is_made_once_in_its_time() {
-        let (address, metrics, _running) = start(Bounds { age: Duration::from_secs(3600), ..QUICK }).await;
+        let (address, vitals, _running) = start(Bounds { age: Duration::from_secs(3600), ..QUICK }).await;
         let ask = || says(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         let first = ask().await;
-        metrics.refused("crowded");
+        vitals.metrics.refused("crowded");
         let body = |page: &str| page.split_once("\r\n\r\n").unwrap().1.to_owned();
         assert_eq!(body(&ask().await), body(&first));
     }

@@ -21,6 +21,7 @@ mod exporter;
 pub mod failure;
 pub mod input;
 pub mod logging;
+mod notify;
 pub mod people;
 pub mod plan;
 pub mod process;
@@ -29,8 +30,10 @@ pub mod report;
 mod serve;
 pub mod tls;
 pub mod value;
+mod vitals;
 pub mod xattrs;
 
 pub use failure::{During, Failure};
 pub use process::{Daemon, DaemonOptions, Reload, Shutdown, daemon, tool};
 pub use serve::{DaemonTls, serve, serve_and_tell};
+pub use vitals::Vitals;

@@ -13,14 +13,19 @@ use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit, umask};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::interval;
 
 use crate::audit::AuditOptions;
 use crate::config::{self, ConfigError};
+use crate::exporter::Exporter;
 use crate::failure::{During, Failure};
 use crate::logging::{LogFormat, LogOptions};
+use crate::notify;
 use crate::people::PeopleOptions;
 use crate::report::complain;
 use crate::tls::TlsOptions;
+use crate::vitals::Vitals;
 
 /// How many threads do blocking work (files, hashing) at most. More than the stores admit at once, or readers that take
 /// their time would keep everything else from a disk; threads are made only when they are needed.
@@ -53,7 +58,8 @@ pub struct DaemonOptions {
     /// Keep state in this directory
     #[arg(long, value_name = "DIR")]
     pub state_dir: PathBuf,
-    /// Show what is counted at http://ADDR:PORT/metrics, to everybody who reaches it; nowhere, if not given
+    /// Show what is counted at http://ADDR:PORT/metrics, and how the daemon is at /healthz and /readyz, to everybody who
+    /// reaches it; nowhere, if not given
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics_listen: Option<SocketAddr>,
     /// Whom to be and whom to believe.
@@ -68,6 +74,9 @@ pub struct DaemonOptions {
     /// How to log.
     #[command(flatten)]
     pub log: LogOptions,
+    /// How the daemon is: no option, but what everybody who has these is to know.
+    #[arg(skip)]
+    pub vitals: Vitals,
 }
 
 impl DaemonOptions {
@@ -119,11 +128,37 @@ where
         umask(rustix::fs::Mode::from_raw_mode(0o027));
         raise_file_limit();
         let runtime = runtime()?;
-        let result = runtime.block_on(async { serve(options, Shutdown::on_signals()?).await });
+        let shared = shared.clone();
+        let result = runtime.block_on(async {
+            // Shown as long as the daemon runs.
+            let _showing = watched_over(&shared).await?;
+            serve(options, Shutdown::on_signals()?).await
+        });
         runtime.shutdown_timeout(LAST_WORK);
         result
     };
     finish(daemon.name, 1, run().map(|()| ExitCode::SUCCESS))
+}
+
+/// Has everybody see how the daemon is who watches over it, from before its stores are open until this is dropped.
+async fn watched_over(options: &DaemonOptions) -> Result<JoinSet<()>, Failure> {
+    let mut tasks = JoinSet::new();
+    if let Some(address) = options.metrics_listen {
+        let exporter = Exporter::bind(address, options.vitals.clone()).await?;
+        tasks.spawn(async move { match exporter.run().await {} });
+    }
+    let vitals = options.vitals.clone();
+    tasks.spawn(async move { match vitals.tell_manager().await {} });
+    if let Some(every) = notify::watchdog() {
+        tasks.spawn(async move {
+            let mut ticks = interval(every);
+            loop {
+                ticks.tick().await;
+                notify::tell("WATCHDOG=1");
+            }
+        });
+    }
+    Ok(tasks)
 }
 
 /// What the exit status of a tool says, for its help.

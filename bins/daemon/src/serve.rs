@@ -8,16 +8,15 @@ use dominator_pki::files::TrustFiles;
 use dominator_rpc::metrics::Metrics;
 use dominator_rpc::server::Services;
 use dominator_rpc::transport::{Follower, Server, Tls, danger};
-use tokio::task::JoinSet;
 
-use crate::exporter::Exporter;
 use crate::failure::{During, Failure, chain};
 use crate::logging::Proof;
+use crate::notify;
 use crate::process::{DaemonOptions, Reload, Shutdown};
 use crate::tls::TlsOptions;
 
 /// How often it is looked whether a file has changed.
-const LOOK: Duration = Duration::from_secs(1);
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 /// What is said where nobody has to prove anything.
 const INSECURE: &str = "nobody has to prove who he is, and everybody on this machine may do everything (--danger-permit-insecure)";
 
@@ -103,19 +102,27 @@ pub async fn serve_and_tell(
 ) -> Result<(), Failure> {
     let hangup = Reload::on_hangup()?;
     let services = services.trusting(options.people.people());
+    let vitals = &options.vitals;
+    let condition = vitals.listening();
+    let services = services.readiness(vitals.readiness.clone());
+    let services = services.during(|| "can't serve whether the daemon is ready".into())?;
     let server = Server::bind(options.listen, tls.clone(), services).await;
     let server = server.during(|| format!("can't listen on {}", options.listen))?;
-    // Shown as long as this function runs.
-    let mut showing = JoinSet::new();
-    if let Some(address) = options.metrics_listen {
-        showing.spawn(Exporter::bind(address, server.metrics()).await?.run());
-    }
+    let server = server.with_metrics(vitals.metrics.clone());
     tracing::info!("listening on {}", server.local_address());
     listening();
+    condition.met();
+    notify::tell("READY=1");
+    let ending = async {
+        shutdown.requested().await;
+        notify::tell("STOPPING=1");
+        vitals.readiness.end();
+    };
     let metrics = server.metrics();
     tokio::select! {
-        done = server.serve(shutdown.requested()) => done.during(|| "the server failed".into()),
-        never = follow(tls, files, metrics, hangup) => match never {},
+        done = server.serve(ending) => done.during(|| "the server failed".into()),
+        never = follow(tls.clone(), files, metrics, hangup) => match never {},
+        never = vitals.watch_certificate(&tls) => match never {},
     }
 }
 

@@ -29,6 +29,7 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     let image_server = options.image_server.to_string();
     let sources = options.sources()?;
     let state = options.common.state_dir.clone();
+    let decisions = options.common.vitals.readiness.condition("state", "it is being opened");
     let cluster = tokio::task::spawn_blocking(move || open(state)).await;
     let parts = Parts {
         machines: Box::new(MdbFile::new(&options.mdb)),
@@ -40,6 +41,7 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     let herd = herd::Settings { min_interval: options.min_interval.get(), ..herd::Settings::default() };
     let controller = Controller::new(parts, Tuning { herd, ..Tuning::default() }).await;
     let controller = controller.during(|| "can't read what was decided about updates".into())?;
+    decisions.met();
     let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
     let services =
         Services::new(env!("CARGO_PKG_VERSION")).audited(audit).fleet(Arc::new(controller.fleet()));

@@ -25,8 +25,10 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     warn_if_root(DAEMON.name);
     let tls = options.common.tls.daemon(DAEMON.name)?;
     let (image_dir, object_dir) = (options.image_dir(), options.object_dir());
+    let stores = options.common.vitals.readiness.condition("stores", "they are being opened");
     let opened = tokio::task::spawn_blocking(move || open(&image_dir, &object_dir)).await;
     let (images, objects) = opened.during(|| "can't open the stores".into())??;
+    stores.met();
     let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
     let services = Services::new(env!("CARGO_PKG_VERSION"))
         .audited(audit)

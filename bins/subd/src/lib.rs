@@ -43,8 +43,14 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
         options.disruption_manager.as_ref().map(|program| Arc::new(CommandGate::start(program)) as _);
     config.note = options.note_command.as_ref().map(NoteCommand::new);
     let during = || format!("can't keep {}", options.root_dir.display());
+    let root = options
+        .common
+        .vitals
+        .readiness
+        .condition("root", "what an interrupted update left is being looked at");
     let started = tokio::task::spawn_blocking(|| LocalAgent::start(config)).await;
     let agent = Arc::new(started.during(during)?.during(during)?);
+    root.met();
     let served = Arc::clone(&agent);
     let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
     let services = dominator_rpc::server::Services::new(env!("CARGO_PKG_VERSION")).audited(audit);

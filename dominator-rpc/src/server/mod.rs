@@ -2,6 +2,7 @@
 
 mod driven;
 mod fleet;
+mod health;
 mod images;
 mod introspection;
 mod objects;
@@ -23,11 +24,13 @@ use tonic::codegen::http;
 use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Request, Status, Streaming};
+use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
 use crate::auth::{Audit, BadPolicy, Caller, Permit, Policy, methods, path, rule};
 use crate::controller::FleetControl;
 use crate::limits;
+use crate::readiness::Readiness;
 use crate::v1::dominator_server::DominatorServer;
 use crate::v1::image_server_server::ImageServerServer;
 use crate::v1::introspection_server::IntrospectionServer;
@@ -47,13 +50,16 @@ pub struct Services {
     policy: Policy,
     /// Where what changes something is recorded.
     audit: Option<Audit>,
+    /// What is told of whether all that is served works.
+    readiness: Option<Readiness>,
 }
 
 impl Services {
     /// Nothing yet. `version` is what `Introspection.ListMethods` tells.
     pub fn new(version: &str) -> Self {
         let (routes, policy) = (RoutesBuilder::default(), Policy::new());
-        Self { version: version.into(), routes, offered: BTreeSet::new(), policy, audit: None }
+        let (offered, version) = (BTreeSet::new(), version.into());
+        Self { version, routes, offered, policy, audit: None, readiness: None }
     }
 
     /// Has every call that changes something recorded by `audit`. Without one, none is.
@@ -132,6 +138,16 @@ impl Services {
         Ok(self)
     }
 
+    /// Tells everybody with an identity whether the server is ready, as `grpc.health.v1.Health`, which load balancers and
+    /// orchestrators speak.
+    ///
+    /// # Errors
+    /// [`BadPolicy`] when somebody else's `Health` is served here already.
+    pub fn readiness(self, readiness: Readiness) -> Result<Self, BadPolicy> {
+        let policy = self.policy.and(&health::policy())?;
+        Ok(Self { policy, readiness: Some(readiness), ..self })
+    }
+
     /// Trusts these with every method, whatever their certificates list.
     #[must_use]
     pub fn trusting(self, trusted: People) -> Self {
@@ -161,7 +177,14 @@ impl Services {
 
     /// The services, and what is offered to whom.
     pub(crate) fn into_routes(self) -> (Routes, Policy) {
-        let Self { version, mut routes, offered, policy, .. } = self.offering("Introspection");
+        let Self { version, mut routes, offered, policy, readiness, .. } = self.offering("Introspection");
+        if let Some(readiness) = readiness {
+            let known = offered.iter().map(|name| format!("dominator.v1.{}", service_of(name))).collect();
+            routes.add_service(
+                HealthServer::new(health::HealthService { readiness, known })
+                    .max_decoding_message_size(limits::MESSAGE),
+            );
+        }
         let is_offered = |method: &Method| {
             offered.contains(method.service()) || offered.contains(method.to_string().as_str())
         };
@@ -186,6 +209,11 @@ impl fmt::Debug for Services {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Services").field("version", &self.version).field("offered", &self.offered).finish()
     }
+}
+
+/// The service of `Service` or `Service.Method`.
+fn service_of(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(service, _)| service)
 }
 
 /// The stream of an answer.

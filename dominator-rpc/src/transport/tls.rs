@@ -199,6 +199,12 @@ impl Tls {
         self.machines
     }
 
+    /// When those at other ends may believe us: all of the chain that is shown is valid then. Nothing, where nobody has to
+    /// prove anything.
+    pub fn valid(&self) -> Option<Validity> {
+        self.current().proof.as_ref().map(Proof::valid)
+    }
+
     /// Waits until another trust is in force than `seen`, and tells which. Safe to cancel.
     pub async fn renewed(&self, seen: u64) -> u64 {
         let mut replaced = self.shared.current.subscribe();
