@@ -66,6 +66,7 @@ pub mod backoff;
 mod codec;
 pub mod disruption;
 pub mod filter;
+pub mod garbage;
 pub mod health;
 pub mod herd;
 pub mod image;

@@ -8,6 +8,7 @@ mod agent;
 mod chain;
 mod condition;
 mod fleet;
+mod garbage;
 mod image;
 mod object;
 mod replication;
@@ -26,6 +27,7 @@ pub use fleet::{
     MachineSource, MachineSourceError, Prober, Revision, Rules, ServiceAction, ServiceError, ServiceRunner,
     ServiceState, Unhealthy,
 };
+pub use garbage::{Amount, Collected, Garbage, ObjectStatistics, Share, Unreferenced};
 pub use image::{ImageError, ImageStore, Parents};
 pub use object::{
     ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, SourceFailure, StoreError, Verified,

@@ -1,6 +1,7 @@
 //! Images by their name: one file each, a manifest and its digest, beside the [`ObjectStore`] that has the rest.
 
 mod check;
+mod garbage;
 mod load;
 mod replace;
 mod tombstone;
@@ -20,7 +21,7 @@ use rustix::fs::OFlags;
 
 use self::tombstone::Tombstone;
 use super::home::{self, Home};
-use super::objects::ObjectStore;
+use super::objects::{Afterwards, ObjectStore};
 use crate::publish::{self, Durable, Replace};
 use crate::root;
 use crate::seam::{At, Kernel, Remove, Seam};
@@ -155,6 +156,8 @@ impl ImageStore {
     pub fn add(&self, name: &ImageName, image: &Image) -> Result<Durable, ImageError> {
         self.vacant(name)?;
         let tree = load::snapshot(&self.0.objects, &image.tree)?;
+        // INVARIANT: held until the image has its name, so that what is found to be there stays there.
+        let _held = self.0.objects.hold(garbage::needed_by(image, &tree), Afterwards::Fresh);
         check::complete(&self.0.objects, image, &tree)?;
         let durable = self.publish(name, image)?;
         remember(&self.0.trees, Self::CACHED_TREES, tree.id().0, Arc::new(tree));
@@ -166,6 +169,7 @@ impl ImageStore {
     /// # Errors
     /// [`ImageError::NotFound`], [`ImageError::Deleted`], [`ImageError::Failed`].
     pub fn delete(&self, name: &ImageName) -> Result<Durable, ImageError> {
+        self.age_from_now_on(name);
         let _changing = self.changing();
         match self.look(name)? {
             Look::Nothing => return Err(ImageError::NotFound { name: name.clone() }),

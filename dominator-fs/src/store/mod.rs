@@ -2,7 +2,7 @@
 //! [`cluster`] state by key. All of it is ordinary files below one directory each, used by one process at a time, and
 //! what was acknowledged survives a power cut. `docs/formats/store.md` says what the files look like.
 //!
-//! What is not here: collection of objects that no image needs any more, and replication.
+//! Objects that no image needs any more go when [`images::ImageStore::collect`] is called. What is not here: replication.
 
 pub mod cluster;
 mod home;

@@ -1,9 +1,14 @@
 //! Objects by their digest: `ab/<the other 62 digits>`, written once and never changed.
 
+mod index;
+mod leases;
 mod proven;
 mod read;
+mod sweep;
 mod write;
 
+pub use index::Totals;
+pub use leases::{Afterwards, Hold};
 pub use read::{MappedObject, ObjectReader};
 pub use write::{AddBatch, ObjectWriter};
 
@@ -14,16 +19,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use dominator_core::garbage::Disk;
 use dominator_core::object::ObjectId;
 use dominator_core::port::{Cause, StoreError};
 use rustix::fs::OFlags;
 
+use self::index::Index;
+use self::leases::Leases;
 use self::proven::Proven;
 use super::home::{self, Home};
 use crate::publish;
 use crate::root::{self, Statx};
 use crate::seam::{At, Kernel, Seam};
+
+pub(super) use self::index::Entry;
+pub(super) use self::sweep::Sweep;
 
 /// A directory of objects. Clones share it; all of its methods may be called from many threads at once.
 ///
@@ -42,10 +54,16 @@ struct Inner {
     quarantine: OwnedFd,
     serial: AtomicU64,
     proven: Proven,
+    index: Index,
+    leases: Leases,
+    clock: Clock,
     /// Held while names appear in or vanish from the shards, so that nothing good is ever taken for the bad object
     /// that was there before.
     naming: Mutex<()>,
 }
+
+/// What tells the time of day.
+type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 impl ObjectStore {
     /// The longest object accepted, in bytes.
@@ -65,11 +83,23 @@ impl ObjectStore {
     /// # Errors
     /// As [`ObjectStore::open`].
     pub fn open_on(path: &Path, seam: Arc<dyn Seam>) -> Result<Self, StoreError> {
-        Self::try_open(path, seam)
+        Self::open_with(path, seam, SystemTime::now)
+    }
+
+    /// Opens a store that dates objects by `clock`.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::open`].
+    pub fn open_with(
+        path: &Path,
+        seam: Arc<dyn Seam>,
+        clock: impl Fn() -> SystemTime + Send + Sync + 'static,
+    ) -> Result<Self, StoreError> {
+        Self::try_open(path, seam, Arc::new(clock))
             .map_err(|error| failed(format!("the object store at {} can't be opened", path.display()), error))
     }
 
-    fn try_open(path: &Path, seam: Arc<dyn Seam>) -> io::Result<Self> {
+    fn try_open(path: &Path, seam: Arc<dyn Seam>, clock: Clock) -> io::Result<Self> {
         let home = Home::open(&*seam, path)?;
         let temporary = home::directory_or_new(&*seam, &home, b"tmp")?;
         let quarantine = home::directory_or_new(&*seam, &home, b"quarantine")?;
@@ -84,6 +114,9 @@ impl ObjectStore {
         if debris > 0 {
             tracing::info!(store = %path.display(), debris, "removed unfinished objects of a dead process");
         }
+        let (index, walked) = Index::open(&home)?;
+        let objects = index.totals().objects;
+        tracing::debug!(store = %path.display(), objects, walked, "opened; so many shards had changed");
         let inner = Inner {
             path: path.to_owned(),
             seam,
@@ -92,6 +125,9 @@ impl ObjectStore {
             quarantine,
             serial: AtomicU64::new(0),
             proven: Proven::default(),
+            index,
+            leases: Leases::default(),
+            clock,
             naming: Mutex::new(()),
         };
         Ok(Self(Arc::new(inner)))
@@ -102,11 +138,56 @@ impl ObjectStore {
     /// # Errors
     /// [`StoreError::Failed`] when that can't be found out.
     pub fn size(&self, id: &ObjectId) -> Result<Option<u64>, StoreError> {
-        match self.handle(id, OFlags::PATH) {
-            Ok((_, stat)) => Ok(Some(stat.stx_size)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(format!("object {id} can't be looked up"), error)),
-        }
+        let size = match self.handle(id, OFlags::PATH) {
+            Ok((_, stat)) => Some(stat.stx_size),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(format!("object {id} can't be looked up"), error)),
+        };
+        self.0.index.found(id, size, self.now());
+        Ok(size)
+    }
+
+    /// Keeps objects from being collected as garbage as long as what is returned lives.
+    pub fn hold(&self, ids: impl IntoIterator<Item = ObjectId>, afterwards: Afterwards) -> Hold {
+        Hold::new(self.clone(), ids, afterwards)
+    }
+
+    /// How many objects there are, and how long they are together.
+    pub fn totals(&self) -> Totals {
+        self.0.index.totals()
+    }
+
+    /// The room of the file-system the objects are on.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] when that can't be found out.
+    pub fn disk(&self) -> Result<Disk, StoreError> {
+        self.0.disk().map_err(|error| failed("free space can't be found out", error))
+    }
+
+    /// Writes down which objects there are, unless that was done since they changed last. It is done at the end anyway; who
+    /// does it in between too spares a start after a crash to look at all shards.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] when that can't be. Nothing is lost by it.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let saved = self.0.index.save(&*self.0.seam, &self.0.home, false, || self.naming());
+        saved.map_err(|error| failed("the index of objects can't be written", error))
+    }
+
+    /// Makes objects as young as if they were added now.
+    pub(super) fn touch<'a>(&self, ids: impl IntoIterator<Item = &'a ObjectId>) {
+        self.0.index.touch(ids, self.now());
+    }
+
+    /// All objects that `wanted` says yes to, in no order.
+    pub(super) fn select(&self, wanted: impl Fn(&ObjectId, &Entry) -> bool) -> Vec<(ObjectId, Entry)> {
+        self.0.index.select(wanted)
+    }
+
+    /// The time of day, in seconds since 1970.
+    pub(super) fn now(&self) -> u64 {
+        (self.0.clock)().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
     }
 
     /// Opens an object for reading. It is verified while it is read.
@@ -247,14 +328,33 @@ impl ObjectStore {
                 outcome => break outcome?,
             }
         }
+        self.0.index.remove(id);
         drop(publish::directories(&*self.0.seam, [shard.as_fd(), self.0.quarantine.as_fd()])?);
         Ok(())
     }
 
     /// Room for whoever is not root, in bytes.
     fn free(&self) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.0.home)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok(self.0.disk()?.free)
+    }
+}
+
+impl Inner {
+    /// Without what is reserved for root.
+    fn disk(&self) -> io::Result<Disk> {
+        let stat = rustix::fs::fstatvfs(&self.home)?;
+        let reserved = stat.f_bfree.saturating_sub(stat.f_bavail);
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Disk { size: bytes(stat.f_blocks.saturating_sub(reserved)), free: bytes(stat.f_bavail) })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody else has the store any more: what is written here is how the next one finds it.
+        if let Err(error) = self.index.save(&*self.seam, &self.home, true, || ()) {
+            tracing::warn!(store = %self.path.display(), %error, "the index of objects can't be written");
+        }
     }
 }
 

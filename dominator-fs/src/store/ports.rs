@@ -5,10 +5,12 @@
 
 mod bridge;
 mod cluster;
+mod garbage;
 mod images;
 mod objects;
 
 pub use bridge::{PortSink, PortStream};
+pub use garbage::LocalGarbage;
 pub use images::LocalImages;
 pub use objects::LocalObjects;
 

@@ -73,7 +73,9 @@ fn attributes(image: &Image, name: &str, inode: &Inode) -> Result<(), Flaw> {
 fn present(objects: &ObjectStore, image: &Image, tree: &Snapshot) -> Result<(), ImageError> {
     let mut sizes = HashMap::new();
     let mut missing = Missing::default();
-    for id in image.documents() {
+    // The tree was read, but not held then.
+    let read = tree.directories.iter().map(|(id, _)| id.0).chain([tree.tree.links.0]);
+    for id in read.chain(image.documents()) {
         if objects.size(&id).map_err(store_failed)?.is_none() {
             missing.add(id);
         }

@@ -55,7 +55,7 @@ pub(super) struct Missing {
 
 impl Missing {
     /// Counts an object that is not there; other errors end the search.
-    fn note(&mut self, read: Result<Vec<u8>, StoreError>) -> Result<Option<Vec<u8>>, ImageError> {
+    pub(super) fn note(&mut self, read: Result<Vec<u8>, StoreError>) -> Result<Option<Vec<u8>>, ImageError> {
         match read {
             Ok(bytes) => Ok(Some(bytes)),
             Err(StoreError::NotFound { id }) => {

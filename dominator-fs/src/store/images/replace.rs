@@ -5,9 +5,10 @@ use std::os::fd::AsFd as _;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::port::ImageError;
 
-use super::{ImageStore, check, failed, forget, load, split};
+use super::{ImageStore, check, failed, forget, garbage, load, split};
 use crate::publish::{self, Durable, Replace};
 use crate::store::home;
+use crate::store::objects::Afterwards;
 
 impl ImageStore {
     /// Puts an image, whose objects are all in the object store, in the place of the one of that name: the same with
@@ -18,6 +19,8 @@ impl ImageStore {
     /// as [`ImageStore::add`].
     pub fn replace(&self, name: &ImageName, image: &Image) -> Result<Durable, ImageError> {
         let tree = load::snapshot(&self.0.objects, &image.tree)?;
+        // INVARIANT: held until the image has its name, so that what is found to be there stays there.
+        let _held = self.0.objects.hold(garbage::needed_by(image, &tree), Afterwards::Fresh);
         check::complete(&self.0.objects, image, &tree)?;
         let contents = Self::file_of(image)?;
         let _changing = self.changing();

@@ -9,7 +9,7 @@ use dominator_core::port::{Cause, StoreError, Verified};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{ObjectStore, failed, shard_of, split};
+use super::{Afterwards, Hold, ObjectStore, failed, shard_of, split};
 use crate::publish::{self, Durable};
 use crate::seam::{At, Remove};
 use crate::sparse::Sparse;
@@ -25,6 +25,7 @@ pub struct ObjectWriter {
     size: u64,
     written: u64,
     hasher: ObjectHasher,
+    hold: Hold,
     /// Nothing when the object is here already: the bytes are hashed all the same, so that they are not acknowledged
     /// for less than they are.
     temporary: Option<Temporary>,
@@ -36,6 +37,7 @@ impl ObjectWriter {
             let limit = ObjectStore::MAX_SIZE;
             return Err(StoreError::Protocol(format!("object {id} has {size} bytes, more than {limit}")));
         }
+        let hold = store.hold([id], Afterwards::Fresh);
         let temporary = if store.size(&id)? == Some(size) {
             None
         } else {
@@ -46,7 +48,7 @@ impl ObjectWriter {
             let made = Temporary::new(&store);
             Some(made.map_err(|error| no_space_or_failed(&store, size, begun(&id), error))?)
         };
-        Ok(Self { store, id, size, written: 0, hasher: ObjectHasher::new(), temporary })
+        Ok(Self { store, id, size, written: 0, hasher: ObjectHasher::new(), hold, temporary })
     }
 
     /// Takes in the next bytes.
@@ -95,12 +97,12 @@ impl ObjectWriter {
     /// [`StoreError::Corrupt`] when the bytes are not those of the object; nothing of them is kept.
     pub fn finish(self) -> Result<(Verified, Durable), StoreError> {
         let store = self.store.clone();
-        let staged = self.stage()?;
+        let (staged, _hold) = self.stage()?;
         let verified = staged.verified;
         Ok((verified, publish(&store, vec![staged], BTreeSet::new())?))
     }
 
-    fn stage(self) -> Result<Staged, StoreError> {
+    fn stage(self) -> Result<(Staged, Hold), StoreError> {
         let verified = Verified::check(self.id, self.size, self.hasher.finish(), self.written)?;
         let mut temporary = self.temporary;
         // One open file for each of thousands is one too many.
@@ -108,7 +110,7 @@ impl ObjectWriter {
             let finished = file.finish(&*self.store.0.seam);
             finished.map_err(|error| no_space_or_failed(&self.store, self.size, begun(&self.id), error))?;
         }
-        Ok(Staged { verified, temporary })
+        Ok((Staged { verified, temporary }, self.hold))
     }
 }
 
@@ -129,6 +131,8 @@ pub struct AddBatch {
     staged: Vec<Staged>,
     kept: Vec<Verified>,
     coming: HashSet<ObjectId>,
+    /// All of them, those that are here included, until the end.
+    hold: Hold,
     /// Shards of objects that were found here instead of being added.
     present: BTreeSet<u8>,
 }
@@ -138,7 +142,9 @@ impl AddBatch {
     const MAX_STAGED: usize = 16 * 1024;
 
     pub(super) fn new(store: ObjectStore) -> Self {
-        Self { store, staged: Vec::new(), kept: Vec::new(), coming: HashSet::new(), present: BTreeSet::new() }
+        let hold = store.hold([], Afterwards::Fresh);
+        let (staged, kept) = (Vec::new(), Vec::new());
+        Self { store, staged, kept, coming: HashSet::new(), hold, present: BTreeSet::new() }
     }
 
     /// Begins an object, to be handed to [`AddBatch::add`].
@@ -158,6 +164,7 @@ impl AddBatch {
         if self.coming.contains(&id) {
             return Ok(true);
         }
+        self.hold.add(id);
         let here = self.store.size(&id)? == Some(size);
         if here {
             self.present.insert(shard_of(&id));
@@ -171,7 +178,8 @@ impl AddBatch {
     /// [`StoreError::Corrupt`] when the bytes are not those of the object; nothing of them is kept, and the batch goes
     /// on without.
     pub fn add(&mut self, object: ObjectWriter) -> Result<(), StoreError> {
-        let staged = object.stage()?;
+        let (staged, hold) = object.stage()?;
+        self.hold.absorb(hold);
         self.coming.insert(staged.verified.id());
         self.staged.push(staged);
         if self.staged.len() >= Self::MAX_STAGED { self.flush().map(drop) } else { Ok(()) }
@@ -282,7 +290,10 @@ fn try_publish(store: &ObjectStore, mut staged: Vec<Staged>, present: &BTreeSet<
     }
     // DURABILITY: the shards of objects that were here before are waited for, too: whoever put them there may not have
     // got to it yet.
-    publish::directories(seam, shards.values().map(AsFd::as_fd))
+    let durable = publish::directories(seam, shards.values().map(AsFd::as_fd))?;
+    let now = store.now();
+    staged.iter().for_each(|object| store.0.index.add(object.verified.id(), object.verified.size(), now));
+    Ok(durable)
 }
 
 /// What was here when it was begun may have been found corrupt since, and moved aside: nothing is acknowledged then.

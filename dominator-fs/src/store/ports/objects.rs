@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Pool, QUEUE};
-use crate::store::objects::{AddBatch, ObjectReader, ObjectStore, ObjectWriter, failed};
+use crate::store::objects::{AddBatch, Afterwards, ObjectReader, ObjectStore, ObjectWriter, failed};
 
 /// How many streams of objects are read at a time; others wait for their turn.
 const READS: usize = 100;
@@ -57,12 +57,18 @@ impl LocalObjects {
 #[async_trait]
 impl port::ObjectSource for LocalObjects {
     async fn objects(&self, wanted: Vec<ObjectId>) -> Result<Pieces, StoreError> {
+        // Nothing of it is collected as garbage until it was sent.
+        let hold = self.store.hold(wanted.iter().copied(), Afterwards::AsBefore);
         let sizes = self.look_up(wanted.clone()).await?;
         if let Some((id, _)) = wanted.iter().zip(&sizes).find(|(_, size)| size.is_none()) {
             return Err(StoreError::NotFound { id: *id });
         }
         let store = self.store.clone();
-        Ok(self.reading(move |out| send_all(&store, &wanted, out)).await)
+        let send = move |out: &mut Outlet<'_>| {
+            let _hold = hold;
+            send_all(&store, &wanted, out)
+        };
+        Ok(self.reading(send).await)
     }
 
     /// Nothing before `offset` is read: on a busy disk that would take longer than anybody waits for an answer. So what
@@ -110,6 +116,9 @@ impl LocalObjects {
 #[async_trait]
 impl port::ObjectStore for LocalObjects {
     async fn sizes(&self, ids: &[ObjectId]) -> Result<Vec<Option<u64>>, StoreError> {
+        // Who asks is going to add the others and make an image of all: what is here is told to stay, before it is looked
+        // for.
+        let _hold = self.store.hold(ids.iter().copied(), Afterwards::Fresh);
         self.look_up(ids.to_vec()).await
     }
 
