@@ -1,6 +1,12 @@
 //! Trees out of images: a [`Snapshot`] written to an empty directory, exactly.
 //!
+//! Or as an archive of `tar`: [`tar`].
+//!
 //! What is not here: changing a directory that is in use; that is what [`update`](crate::update) is for.
+
+mod tar;
+
+pub use tar::tar;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -111,6 +117,9 @@ pub enum ExportError {
     /// Contents could not be had.
     #[error("the contents of files can't be had")]
     Source(#[source] StoreError),
+    /// The archive could not be written.
+    #[error("the archive can't be written")]
+    Output(#[source] io::Error),
     /// Something could not be written.
     #[error("{path} can't be written")]
     Write {

@@ -117,6 +117,9 @@ where
     O: CommandFactory + FromArgMatches,
     F: Future<Output = Result<(), Failure>>,
 {
+    if let Some(answered) = dominator_manual::answer(|| daemon.adjust(O::command())) {
+        return answered;
+    }
     let options: O = match config::parse(|command| daemon.adjust(command), std::env::args_os()) {
         Ok(options) => options,
         Err(error) => return refuse(daemon.name, error),
@@ -181,6 +184,9 @@ where
     O: Parser,
     F: Future<Output = Result<ExitCode, Failure>>,
 {
+    if let Some(answered) = dominator_manual::answer(|| TlsOptions::help_of_tool(O::command())) {
+        return answered;
+    }
     let mut matches = TlsOptions::help_of_tool(O::command()).get_matches();
     let proof = TlsOptions::proof_of_tool(&matches);
     let options = O::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());

@@ -3,11 +3,14 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use dominate::{Options, Verdict};
 use dominator_daemon::report::complain;
 
 fn main() -> ExitCode {
+    if let Some(answered) = dominator_manual::answer(Options::command) {
+        return answered;
+    }
     let options = match Options::try_parse() {
         Ok(options) => options,
         Err(error) => {

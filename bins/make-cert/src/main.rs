@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use dominator_pki::{Certificate, rfc3339};
 use make_cert::{KeyOrigin, Made, MakeCertError, Replaced, Taken, make, make_authority, request, revoke};
 
@@ -19,6 +19,9 @@ use args::{Args, Asked};
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Some(answered) = dominator_manual::answer(Args::command) {
+        return answered;
+    }
     let result = run(Args::parse().asked(), SystemTime::now());
     let (text, code) = match result {
         Ok(text) => (text, ExitCode::SUCCESS),

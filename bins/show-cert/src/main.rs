@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use dominator_pki::keystore::AUTHORITIES;
 use show_cert::{Report, Revocations, with_causes};
 
@@ -35,6 +35,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(answered) = dominator_manual::answer(Args::command) {
+        return answered;
+    }
     let args = Args::parse();
     let asked = !args.lists.is_empty() || args.deny_list.is_some();
     let revocations = asked.then(|| Revocations::read(&args.lists, args.deny_list.as_deref(), &args.ca_file));

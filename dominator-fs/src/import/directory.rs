@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{ImportError, Imported, OFFER, ObjectSink, Selection, deliver};
 use crate::root::{self, Root};
-use crate::scan::{Cancel, Fact, Scan, Scanner};
+use crate::scan::{Cache, Cancel, Fact, Progress, Scan, Scanner};
 use crate::traits;
 
 /// How many paths an error lists.
@@ -32,19 +32,52 @@ pub fn directory<'a>(
     cancel: &Cancel,
     sink: &mut dyn ObjectSink,
 ) -> Result<Imported, ImportError> {
+    Ok(directory_again(root, selection, &mut Cache::new(), Watched::new(cancel), sink)?.0)
+}
+
+/// As [`directory`], but reads only what `cache` does not know from an earlier time, which afterwards knows what this time
+/// found: see [`Cache`] for what that means. Also tells how many bytes were read to be hashed.
+///
+/// # Errors
+/// As [`directory`].
+pub fn directory_again<'a>(
+    root: &Root,
+    selection: impl Into<Selection<'a>>,
+    cache: &mut Cache,
+    watched: Watched<'_>,
+    sink: &mut dyn ObjectSink,
+) -> Result<(Imported, u64), ImportError> {
+    let Watched { cancel, progress } = watched;
     let Selection { filter, xattrs } = selection.into();
     let xattrs = carried(root).and(xattrs);
     let view = View { filters: vec![filter.clone()], xattrs, ..View::everything() };
-    let scan = Scanner::new(root.clone(), Arc::new(view)).scan(cancel).map_err(ImportError::Scan)?;
+    let scanner = Scanner::new(root.clone(), Arc::new(view)).progress(progress);
+    let scan = scanner.rescan(cache, cancel).map_err(ImportError::Scan)?;
     if !scan.facts.is_empty() {
         return Err(unreadable(&scan.facts));
     }
-    let Scan { snapshot, .. } = scan;
+    let Scan { snapshot, bytes_hashed, .. } = scan;
     let snapshot =
         Snapshot::new(View::everything().id(), snapshot.tree.root, snapshot.links, snapshot.directories);
     contents(root, &snapshot, cancel, sink)?;
     deliver(&snapshot, sink)?;
-    Ok(Imported { snapshot, xattrs, attributes_dropped: 0 })
+    Ok((Imported { snapshot, xattrs, attributes_dropped: 0 }, bytes_hashed))
+}
+
+/// How an import is watched and ended.
+#[derive(Clone, Debug)]
+pub struct Watched<'a> {
+    /// Ends it early.
+    pub cancel: &'a Cancel,
+    /// Counts what is done.
+    pub progress: Arc<Progress>,
+}
+
+impl<'a> Watched<'a> {
+    /// Watched by nobody.
+    pub fn new(cancel: &'a Cancel) -> Self {
+        Self { cancel, progress: Arc::default() }
+    }
 }
 
 fn carried(root: &Root) -> XattrPolicy {

@@ -1,12 +1,16 @@
 //! Images out of what already is: [`directory`] and [`tar`] turn a tree into objects for a sink and a [`Snapshot`] that
 //! names them. Neither holds more than a few files in memory, whatever the size of the tree.
 
+#[cfg(feature = "compressed")]
+mod compressed;
 mod directory;
 #[cfg(feature = "tokio")]
 mod source;
 mod tar;
 
-pub use directory::{contents, directory};
+#[cfg(feature = "compressed")]
+pub use compressed::{UnpackLimits, UnpacksToTooMuch, unpacked};
+pub use directory::{Watched, contents, directory, directory_again};
 #[cfg(feature = "tokio")]
 pub use source::TreeSource;
 pub use tar::{ArchiveFault, tar};
