@@ -19,9 +19,9 @@ pub(crate) struct Differences {
     differences: Vec<Remark>,
 }
 
-const ADDED: &str = "added";
-const REMOVED: &str = "removed";
-const CHANGED: &str = "changed";
+pub(crate) const ADDED: &str = "added";
+pub(crate) const REMOVED: &str = "removed";
+pub(crate) const CHANGED: &str = "changed";
 
 impl Differences {
     /// Compares two images path by path.
@@ -95,14 +95,7 @@ impl Paths {
 
 impl Path {
     fn differs(&self, new: &Self) -> Vec<String> {
-        let mut details: Vec<String> = Vec::new();
-        for aspect in self.inode.differences(&new.inode) {
-            let detail = detail(&aspect);
-            // Attributes are many, and their values seldom say anything.
-            if details.last() != Some(&detail) {
-                details.push(detail);
-            }
-        }
+        let mut details = details(&self.inode, &new.inode);
         if self.linked != new.linked {
             details.push(match &new.linked {
                 Some(first) => format!("hard link of {first}"),
@@ -111,6 +104,14 @@ impl Path {
         }
         details
     }
+}
+
+/// In what two inodes differ, for people.
+pub(crate) fn details(old: &Inode, new: &Inode) -> Vec<String> {
+    let mut details: Vec<String> = old.differences(new).iter().map(detail).collect();
+    // Attributes are many, and their values seldom say anything.
+    details.dedup();
+    details
 }
 
 fn detail(aspect: &Aspect<'_>) -> String {

@@ -6,18 +6,26 @@ mod diff;
 mod get;
 mod lint;
 mod list;
+mod look;
+mod make;
+mod merge;
 mod options;
+mod progress;
 mod required;
 mod show;
 mod source;
+mod text;
+mod tree;
 
+pub use look::{Look, Save};
+pub use make::Make;
 pub use options::{AddOptions, Command, Options};
+pub use text::{LintOptions, Text};
+pub use tree::CacheOptions;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use dominator_core::image::ImageName;
-use dominator_core::path::ImagePath;
 use dominator_core::port::{ImageError, ImageStore as _};
 use dominator_daemon::process::answer;
 use dominator_daemon::report::{Format, show};
@@ -26,7 +34,6 @@ use dominator_rpc::client::RemoteImages;
 use dominator_rpc::transport::Tls;
 
 use crate::diff::Differences;
-use crate::lint::Linted;
 use crate::list::{Deleted, Existence, Names};
 use crate::show::Summary;
 
@@ -38,15 +45,14 @@ const NAME: &str = "imagetool";
 /// [`Failure`], when it could not be done.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let Options { image_server, command, output, tls } = options;
-    if let Command::LintFilter { filter, explain } = &command {
-        // It needs neither a server nor a certificate.
-        return Ok(answer(NAME, lint(filter, explain.as_ref(), output.format())));
+    if let Command::Text(text) = &command {
+        return text.run(output.format());
     }
     let tls = tls.tool()?;
     let server = Server { tls, address: image_server.to_string(), format: output.format() };
     match command {
         Command::Add(options) => {
-            show(&add::add(&server.tls, &server.address, options).await?, server.format)?;
+            show(&add::add(&server, options).await?, server.format)?;
         }
         Command::List => server.list().await?,
         Command::Show { name } => server.show(&name).await?,
@@ -56,27 +62,23 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Command::Check { name } => return Ok(answer(NAME, server.check(&name).await)),
         Command::Diff { left, right } => return Ok(answer(NAME, server.diff(&left, &right).await)),
         Command::Delete { name } => server.delete(&name).await?,
-        Command::LintFilter { .. } => {}
+        Command::Look(look) => return look.run(&server).await,
+        Command::Make(make) => return make.run(&server).await,
+        Command::Save(save) => return save.run(&server).await,
+        Command::Text(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether there is nothing to be said of the filter, or the path is left alone.
-fn lint(filter: &Path, explain: Option<&ImagePath>, format: Format) -> Result<bool, Failure> {
-    let linted = Linted::of(filter, explain)?;
-    show(&linted, format)?;
-    Ok(linted.is_yes())
-}
-
 /// The image server and how to show what it says.
-struct Server {
-    tls: Tls,
-    address: String,
-    format: Format,
+pub(crate) struct Server {
+    pub(crate) tls: Tls,
+    pub(crate) address: String,
+    pub(crate) format: Format,
 }
 
 impl Server {
-    async fn images(&self) -> Result<RemoteImages, ImageError> {
+    pub(crate) async fn images(&self) -> Result<RemoteImages, ImageError> {
         RemoteImages::connect(&self.tls, &self.address).await
     }
 

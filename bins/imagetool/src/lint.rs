@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use dominator_core::filter::{Explanation, Finding, Lint, Surprise, Weight};
+use dominator_core::filter::{Explanation, Filter, Finding, Lines, Lint, Surprise, Weight};
 use dominator_core::path::ImagePath;
+use dominator_core::tree::Snapshot;
 use dominator_daemon::report::{Show, remark};
-use dominator_daemon::{Failure, input};
+use dominator_daemon::{During, Failure, input};
+use dominator_fs::import::Selection;
 use serde::Serialize;
+
+use crate::text::LintOptions;
+use crate::{look, required, tree};
 
 /// What there is to say of a filter file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -17,6 +22,8 @@ pub(crate) struct Linted {
     /// How many lines count.
     lines: u64,
     findings: Vec<Found>,
+    /// What else there is to say: of the filter as a whole, of triggers, and of the tree they are for.
+    beyond: Vec<Beyond>,
     #[serde(skip_serializing_if = "Option::is_none")]
     explanation: Option<Explained>,
 }
@@ -30,6 +37,14 @@ struct Found {
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     suggestion: Option<String>,
+}
+
+/// What is wrong with more than a line by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Beyond {
+    weight: &'static str,
+    why: &'static str,
+    detail: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -51,17 +66,24 @@ struct Match {
 }
 
 impl Linted {
-    /// Reads the filter in `file` and looks at it, and at what it says of `path`.
+    /// Looks at all that `options` name.
     ///
     /// # Errors
-    /// [`Failure`] when it can't be read or is no filter.
-    pub(crate) fn of(file: &Path, path: Option<&ImagePath>) -> Result<Self, Failure> {
-        let lint = input::lint(file)?;
+    /// [`Failure`] when something of it can't be read or is not what it should be.
+    pub(crate) fn of(options: &LintOptions) -> Result<Self, Failure> {
+        let LintOptions { filter: file, triggers, tree, explain } = options;
+        let lint = lines_of(file)?;
+        let explanation = explain.as_ref().map(|path| Explained::of(&lint, path));
+        let beyond = match explanation {
+            Some(_) => Vec::new(),
+            None => beyond(file, triggers.as_deref(), tree.as_deref())?,
+        };
         Ok(Self {
             filter: file.display().to_string(),
             lines: count(lint.len()),
             findings: lint.findings().into_iter().map(Found::of).collect(),
-            explanation: path.map(|path| Explained::of(&lint, path)),
+            beyond,
+            explanation,
         })
     }
 
@@ -69,9 +91,74 @@ impl Linted {
     pub(crate) fn is_yes(&self) -> bool {
         match &self.explanation {
             Some(explanation) => explanation.left_alone,
-            None => self.findings.iter().all(|found| found.weight == NOTE),
+            None => {
+                let weights = self.findings.iter().map(|found| found.weight);
+                weights.chain(self.beyond.iter().map(|beyond| beyond.weight)).all(|weight| weight == NOTE)
+            }
         }
     }
+}
+
+/// The lines of a filter file; a name that is empty has none.
+fn lines_of(file: &Path) -> Result<Lint, Failure> {
+    if !file.as_os_str().is_empty() {
+        return input::lint(file);
+    }
+    Lint::of("").during(|| "no lines are a filter".into())
+}
+
+fn beyond(file: &Path, triggers: Option<&Path>, tree: Option<&Path>) -> Result<Vec<Beyond>, Failure> {
+    let filter = input::filter(file)?;
+    let triggers = triggers.map(input::triggers).transpose()?.unwrap_or_default();
+    let mut found: Vec<Beyond> = of_filter(&filter).into_iter().collect();
+    let Some(tree) = tree else { return Ok(found) };
+    let whole = tree::read(tree, Selection::from(&Filter::Empty), None)?.imported.snapshot;
+    found.extend(unmatched_lines(&filter, &whole)?);
+    let selected = crate::make::filtered(&whole, &filter);
+    let lacking = if filter == Filter::Sparse { Vec::new() } else { required::lacking(&selected) };
+    let hidden = required::hidden(&filter);
+    let lacks = |path: &&str| !hidden.contains(path);
+    found.extend(lacking.into_iter().filter(lacks).map(|path| Beyond {
+        weight: WARNING,
+        why: "missing-required-path",
+        detail: format!("the tree lacks {path}, which every machine needs"),
+    }));
+    for line in look::trigger_lines(&triggers, &selected)?.into_iter().filter(|line| line.matches == 0) {
+        let detail = format!("trigger of {}: {} matches nothing in the image", line.service, line.line);
+        found.push(Beyond { weight: WARNING, why: "trigger-matches-nothing", detail });
+    }
+    Ok(found)
+}
+
+/// What the filter as a whole does.
+fn of_filter(filter: &Filter) -> Option<Beyond> {
+    let hidden = required::hidden(filter);
+    let anything = |path: &str| ImagePath::parse(path.as_bytes()).is_ok_and(|path| filter.matches(&path));
+    // Names nobody has: who matches all of these matches whatever there is.
+    let everything = ["/0/1", "/no/such/path", "/\u{1}"].into_iter().all(anything);
+    if everything {
+        let detail =
+            "the filter matches everything: the image is empty, and changes nothing on a machine".into();
+        return Some(Beyond { weight: WARNING, why: "matches-everything", detail });
+    }
+    let detail = format!("the filter hides {}, which every machine needs", hidden.join(", "));
+    (!hidden.is_empty()).then_some(Beyond { weight: WARNING, why: "hides-required-path", detail })
+}
+
+/// Lines that match nothing in a tree that nothing was left out of: no mistake, where it is a machine's own that is meant.
+fn unmatched_lines(filter: &Filter, tree: &Snapshot) -> Result<Vec<Beyond>, Failure> {
+    let Filter::Lines(lines) = filter else { return Ok(Vec::new()) };
+    let mut left = Vec::new();
+    for line in lines.lines().iter().filter(|line| *line != INVERT) {
+        left.push((line, Lines::new(vec![line.clone()]).during(|| format!("{line} is no filter line"))?));
+    }
+    tree.walk(|path, _| left.retain(|(_, line)| !line.matches(path.as_bytes())));
+    let note = |(line, _): (&String, Lines)| Beyond {
+        weight: NOTE,
+        why: "line-matches-nothing",
+        detail: format!("{line} matches nothing in the tree"),
+    };
+    Ok(left.into_iter().map(note).collect())
 }
 
 /// Warns of lines of the filter in `file` that may not do what they seem to. An empty name is no filter.
@@ -82,15 +169,16 @@ pub(crate) fn warn(file: &Path) -> Result<(), Failure> {
     if file.as_os_str().is_empty() {
         return Ok(());
     }
-    for Found { number, line, detail, suggestion, .. } in
-        Linted::of(file, None)?.findings.iter().filter(|found| found.weight == WARNING)
-    {
+    let findings = lines_of(file)?.findings().into_iter().map(Found::of);
+    for Found { number, line, detail, suggestion, .. } in findings.filter(|found| found.weight == WARNING) {
         let hint = suggestion.as_ref().map(|text| format!("; did you mean {text}")).unwrap_or_default();
         remark("imagetool", &format!("{}:{number}: {line}: {detail}{hint}", file.display()));
     }
     Ok(())
 }
 
+/// The line that inverts the others.
+const INVERT: &str = "!";
 const WARNING: &str = "warning";
 const NOTE: &str = "note";
 
@@ -140,7 +228,11 @@ impl Show for Linted {
                 writeln!(out, "    did you mean  {suggestion}")?;
             }
         }
-        writeln!(out, "{}: {} lines, {} findings", self.filter, self.lines, self.findings.len())
+        for Beyond { weight, detail, .. } in &self.beyond {
+            writeln!(out, "{weight}: {detail}")?;
+        }
+        let findings = self.findings.len() + self.beyond.len();
+        writeln!(out, "{}: {} lines, {findings} findings", self.filter, self.lines)
     }
 }
 

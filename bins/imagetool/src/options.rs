@@ -11,6 +11,11 @@ use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
 use dominator_daemon::xattrs::XattrOptions;
 
+use crate::look::{Look, Save};
+use crate::make::Make;
+use crate::text::Text;
+use crate::tree::CacheOptions;
+
 /// Adds, shows, gets, compares and deletes images.
 ///
 /// An image is a tree of files with a filter (which paths of a machine are left alone) and triggers (which services are
@@ -34,9 +39,12 @@ pub struct Options {
 
 const EXAMPLES: &str = r#"Examples:
   imagetool add web/2026-11-22 /srv/web-root filter.txt triggers.json --health health.json
+  zcat web.tar.gz | imagetool add web/4 - filter.txt triggers.json
+  imagetool addrep web/5 web/4 fixes/      # the same with some files replaced
   imagetool add keys/3 keys.tar "" ""        # sparse: adds and repairs its own paths, never deletes
   imagetool diff web/2026-11-20 web/2026-11-22
-  imagetool lint-filter filter.txt --explain /var/log/syslog"#;
+  imagetool lint filter.txt triggers.json --tree /srv/web-root
+  imagetool lint filter.txt --explain /var/log/syslog"#;
 
 /// What can be done.
 #[derive(Clone, Debug, Subcommand)]
@@ -73,20 +81,18 @@ pub enum Command {
         /// The other
         right: ImageName,
     },
-    /// Name the lines of a filter file that may not do what they seem to, and what may have been meant
-    ///
-    /// A line has to match from the beginning of a path, but not to its end: /tmp matches /tmpfoo as well. A `.` is any
-    /// byte. What is in a directory that matches is left alone with it. Warnings are of lines that match too much or nothing;
-    /// notes are worth knowing. Exits with 0 if there is no warning, with 1 if there is. Asks no server.
-    LintFilter {
-        /// The filter, a line each
-        #[arg(value_name = "FILTERFILE")]
-        filter: PathBuf,
-        /// Say instead which lines match this path or a directory it is in, and what that means; exit with 0 if it is left
-        /// alone, with 1 if not
-        #[arg(long, value_name = "PATH", value_parser = image_path())]
-        explain: Option<ImagePath>,
-    },
+    /// Look at files of filters and triggers.
+    #[command(flatten)]
+    Text(Text),
+    /// Look into an image.
+    #[command(flatten)]
+    Look(Look),
+    /// Write what is in an image.
+    #[command(flatten)]
+    Save(Save),
+    /// Make an image of something else than a tree.
+    #[command(flatten)]
+    Make(Make),
     /// Delete an image; its name is never free again
     Delete {
         /// Which image
@@ -99,8 +105,8 @@ pub enum Command {
 pub struct AddOptions {
     /// Its name, as in web/2026-11-22
     pub name: ImageName,
-    /// The tree: a directory or a tar archive
-    #[arg(value_name = "DIR|TAR")]
+    /// The tree: a directory or a tar archive, plain or compressed with gzip, xz or zstd; - is an archive on standard input
+    #[arg(value_name = "DIR|TAR|-")]
     pub source: PathBuf,
     /// The filter, a line each; "" makes the image sparse
     #[arg(value_name = "FILTERFILE", value_parser = path_or_nothing())]
@@ -117,15 +123,18 @@ pub struct AddOptions {
     /// Which extended attributes the image has.
     #[command(flatten)]
     pub xattrs: XattrOptions,
+    /// What is remembered of the tree.
+    #[command(flatten)]
+    pub cache: CacheOptions,
 }
 
 /// An absolute path of an image; names are bytes.
-fn image_path() -> impl TypedValueParser<Value = ImagePath> {
+pub(crate) fn image_path() -> impl TypedValueParser<Value = ImagePath> {
     OsStringValueParser::new().try_map(|path| ImagePath::parse(path.as_bytes()))
 }
 
 /// A path, or the empty string, which a path proper can't be.
-fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+pub(crate) fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
 }
 

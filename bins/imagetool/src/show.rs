@@ -40,9 +40,9 @@ pub(crate) struct Summary {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct FilterText {
-    kind: &'static str,
-    lines: Vec<String>,
+pub(crate) struct FilterText {
+    pub(crate) kind: &'static str,
+    pub(crate) lines: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -124,7 +124,8 @@ impl Summary {
 }
 
 impl FilterText {
-    fn of(filter: &Filter) -> Self {
+    /// The lines with the word for the kind of filter they are.
+    pub(crate) fn of(filter: &Filter) -> Self {
         match filter {
             Filter::Sparse => Self { kind: "sparse", lines: Vec::new() },
             Filter::Empty => Self { kind: "empty", lines: Vec::new() },

@@ -71,15 +71,9 @@ fn every_json_result_is_as_its_schema_says() {
             0,
         ),
         ("imagetool-delete", "imagetool", &images, &["delete", "web/2"], 0),
-        ("imagetool-lint-filter", "imagetool", &["--json"], &["lint-filter", filter], 0),
-        ("imagetool-lint-filter", "imagetool", &["--json"], &["lint-filter", open], 1),
-        (
-            "imagetool-lint-filter",
-            "imagetool",
-            &["--json"],
-            &["lint-filter", open, "--explain", "/tmpfoo/x"],
-            0,
-        ),
+        ("imagetool-lint", "imagetool", &["--json"], &["lint-filter", filter], 0),
+        ("imagetool-lint", "imagetool", &["--json"], &["lint-filter", open], 1),
+        ("imagetool-lint", "imagetool", &["--json"], &["lint-filter", open, "--explain", "/tmpfoo/x"], 0),
     ];
     for (name, tool, flags, words, code) in rows {
         let outcome = lab.tool(tool, &admin, flags.iter().chain(words).copied());
