@@ -63,6 +63,7 @@
 pub mod activation;
 pub mod auth;
 pub mod backoff;
+pub mod catalog;
 mod codec;
 pub mod disruption;
 pub mod filter;

@@ -1,9 +1,14 @@
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
+use futures_core::Stream;
 use thiserror::Error;
 
 use super::{Cause, Replication};
+use crate::catalog::{ExpiryChange, ExpiryRefusal, ImageUpdate, Latest, Position, Selection};
 use crate::image::{Image, ImageName, ImageState};
 use crate::namespace::{DirectoryName, GroupName, ImageDirectory};
 use crate::object::ObjectId;
@@ -76,6 +81,43 @@ pub trait ImageStore: Send + Sync {
     async fn delete_directory(&self, _: &DirectoryName) -> Result<(), ImageError> {
         Err(ImageError::Unsupported)
     }
+
+    /// The names of the images in a selection, in order.
+    async fn select(&self, _selection: &Selection) -> Result<Vec<ImageName>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// The newest image of those that are described, if there is any.
+    async fn latest(&self, _wanted: &Latest) -> Result<Option<ImageName>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// What there is of a selection, then how that changes, in order and without end; only how it changed after `from`,
+    /// where that is still known.
+    async fn updates(
+        &self,
+        _selection: &Selection,
+        _from: Option<Position>,
+    ) -> Result<ImageUpdates, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// Waits until there is an image of that name.
+    async fn appears(&self, _name: &ImageName) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// Changes when an image ends, if that may be. A store elsewhere judges by its own clock and limits, and by who asks
+    /// there.
+    async fn change_expiry(&self, _name: &ImageName, _change: &ExpiryChange) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// Removes the images that have passed their time at `now`, in seconds since 1970; their names are free again. Says
+    /// when the next one ends.
+    async fn expire(&self, _now: u64) -> Result<Option<u64>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
 }
 
 /// Whether the directories above one that is made are made as well.
@@ -85,6 +127,30 @@ pub enum Parents {
     Required,
     /// Those that are missing are made; nothing is when all are there, the directory itself included.
     Made,
+}
+
+/// How images change. A stream that ends has broken off: whoever wants more asks again, from where it was.
+pub struct ImageUpdates(Pin<Box<dyn Stream<Item = Result<ImageUpdate, ImageError>> + Send>>);
+
+impl ImageUpdates {
+    /// Wraps a stream. Who makes it keeps the order.
+    pub fn new(stream: impl Stream<Item = Result<ImageUpdate, ImageError>> + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+}
+
+impl Stream for ImageUpdates {
+    type Item = Result<ImageUpdate, ImageError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for ImageUpdates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageUpdates").finish_non_exhaustive()
+    }
 }
 
 /// What can go wrong with images.
@@ -141,6 +207,9 @@ pub enum ImageError {
     /// The image can't be one.
     #[error("the image is malformed")]
     Malformed(#[source] Cause),
+    /// When the image ends stands against it.
+    #[error(transparent)]
+    Expiry(#[from] ExpiryRefusal),
     /// The caller lacks the right.
     #[error("{0}")]
     Denied(String),

@@ -28,7 +28,7 @@ pub use fleet::{
     ServiceState, Unhealthy,
 };
 pub use garbage::{Amount, Collected, Garbage, ObjectStatistics, Share, Unreferenced};
-pub use image::{ImageError, ImageStore, Parents};
+pub use image::{ImageError, ImageStore, ImageUpdates, Parents};
 pub use object::{
     ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, SourceFailure, StoreError, Verified,
 };

@@ -3,15 +3,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dominator_core::catalog::{Catalog, Entry, Epoch, ExpiryChange, Latest, Position, Removal, Selection};
 use dominator_core::image::{Image, ImageName};
 use dominator_core::namespace::{DirectoryName, GroupName, ImageDirectory};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{
-    Cause, ImageError, ImageStore, ObjectSource, ObjectSources, ObjectStore, Parents, Piece, Pieces,
-    StoreError, Verified,
+    Cause, ImageError, ImageStore, ImageUpdates, ObjectSource, ObjectSources, ObjectStore, Parents, Piece,
+    Pieces, StoreError, Verified,
 };
 use dominator_core::tree::{Directories as _, Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
-use futures_util::{TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 /// Objects in memory.
 #[derive(Debug, Default)]
@@ -111,12 +112,15 @@ pub struct MemoryImages {
     deleted: Mutex<BTreeSet<ImageName>>,
     /// All but the root, which belongs to nobody.
     directories: Mutex<BTreeMap<DirectoryName, Option<GroupName>>>,
+    catalog: Catalog,
 }
 
 impl MemoryImages {
     /// No images yet.
     pub fn new(objects: Arc<MemoryObjects>) -> Self {
-        Self { objects, images: Mutex::default(), deleted: Mutex::default(), directories: Mutex::default() }
+        let catalog = Catalog::new(Epoch(1), Catalog::LOG);
+        let (images, deleted, directories) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { objects, images, deleted, directories, catalog }
     }
 }
 
@@ -152,16 +156,18 @@ impl ImageStore for MemoryImages {
         if images.contains_key(name) {
             return Err(ImageError::Exists { name: name.clone() });
         }
+        let entry = Entry::of(&image);
         images.insert(name.clone(), Arc::new(image));
-        drop(images);
         self.make_directories(&name.directory());
+        self.catalog.put(name, entry);
         Ok(())
     }
 
     async fn delete(&self, name: &ImageName) -> Result<(), ImageError> {
-        let removed = self.images.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        removed.ok_or_else(|| ImageError::NotFound { name: name.clone() })?;
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.remove(name).ok_or_else(|| ImageError::NotFound { name: name.clone() })?;
         self.deleted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        self.catalog.remove(name, Removal::Deleted);
         Ok(())
     }
 
@@ -198,7 +204,8 @@ impl ImageStore for MemoryImages {
     ) -> Result<(), ImageError> {
         let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
         let owner = directories.get_mut(name);
-        *owner.ok_or_else(|| ImageError::NoDirectory { name: name.clone() })? = group;
+        (*owner.ok_or_else(|| ImageError::NoDirectory { name: name.clone() })?).clone_from(&group);
+        self.catalog.put_directory(ImageDirectory { name: name.clone(), owner_group: group });
         Ok(())
     }
 
@@ -210,7 +217,48 @@ impl ImageStore for MemoryImages {
         if used(images) || used(deleted) || directories.keys().any(|it| it.parent().as_ref() == Some(name)) {
             return Err(ImageError::DirectoryNotEmpty { name: name.clone() });
         }
-        directories.remove(name).map(drop).ok_or_else(|| ImageError::NoDirectory { name: name.clone() })
+        directories.remove(name).ok_or_else(|| ImageError::NoDirectory { name: name.clone() })?;
+        self.catalog.remove_directory(name);
+        Ok(())
+    }
+
+    async fn select(&self, selection: &Selection) -> Result<Vec<ImageName>, ImageError> {
+        Ok(selection.of(&self.catalog.images()))
+    }
+
+    async fn latest(&self, wanted: &Latest) -> Result<Option<ImageName>, ImageError> {
+        Ok(wanted.of(&self.catalog.images()))
+    }
+
+    async fn updates(
+        &self,
+        selection: &Selection,
+        from: Option<Position>,
+    ) -> Result<ImageUpdates, ImageError> {
+        Ok(ImageUpdates::new(self.catalog.follow(selection.clone(), from).map(Ok)))
+    }
+
+    async fn appears(&self, name: &ImageName) -> Result<(), ImageError> {
+        self.catalog.appears(name).await;
+        Ok(())
+    }
+
+    async fn change_expiry(&self, name: &ImageName, change: &ExpiryChange) -> Result<(), ImageError> {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let image = images.get_mut(name).ok_or_else(|| ImageError::NotFound { name: name.clone() })?;
+        change.judge(image.expires_at)?;
+        Arc::make_mut(image).expires_at = change.to;
+        self.catalog.put(name, Entry::of(image));
+        Ok(())
+    }
+
+    async fn expire(&self, now: u64) -> Result<Option<u64>, ImageError> {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in self.catalog.ended(now) {
+            images.remove(&name);
+            self.catalog.remove(&name, Removal::Expired);
+        }
+        Ok(self.catalog.next_end())
     }
 }
 
@@ -223,7 +271,8 @@ impl MemoryImages {
             .collect();
         while let Some(name) = missing.pop() {
             let group = name.parent().and_then(|parent| directories.get(&parent).cloned().flatten());
-            directories.insert(name, group);
+            directories.insert(name.clone(), group.clone());
+            self.catalog.put_directory(ImageDirectory { name, owner_group: group });
         }
     }
 }

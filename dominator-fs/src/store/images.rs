@@ -1,7 +1,9 @@
 //! Images by their name: one file each, a manifest and its digest, beside the [`ObjectStore`] that has the rest.
 
 mod check;
+mod ending;
 mod garbage;
+mod index;
 mod load;
 mod replace;
 mod tombstone;
@@ -13,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dominator_core::catalog::{Catalog, Entry, Removal};
 use dominator_core::image::{Image, ImageName, ImageState};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{Cause, ImageError};
@@ -38,8 +41,10 @@ struct Inner {
     seam: Arc<dyn Seam>,
     home: Home,
     objects: ObjectStore,
-    /// Held while files change, as one name must have one writer at a time.
+    /// Held while files change, as one name must have one writer at a time, and until that is in the catalog, so that its
+    /// log has the order in which changes became durable.
     changing: Mutex<()>,
+    catalog: Catalog,
     images: Mutex<VecDeque<(ImageName, Arc<Image>)>>,
     trees: Mutex<VecDeque<(ObjectId, Arc<Snapshot>)>>,
 }
@@ -84,10 +89,18 @@ impl ImageStore {
             home,
             objects,
             changing: Mutex::new(()),
+            catalog: Catalog::new(index::epoch(), Catalog::LOG),
             images: Mutex::default(),
             trees: Mutex::default(),
         };
-        Ok(Self(Arc::new(inner)))
+        let store = Self(Arc::new(inner));
+        store.fill_catalog()?;
+        Ok(store)
+    }
+
+    /// Which images there are, for those who select and follow them.
+    pub fn catalog(&self) -> &Catalog {
+        &self.0.catalog
     }
 
     /// The objects beside.
@@ -95,7 +108,7 @@ impl ImageStore {
         &self.0.objects
     }
 
-    /// Every image's name, in order. Files that can't be images are passed over.
+    /// Every image's name, in order, as the files are. Files that can't be images are passed over.
     ///
     /// # Errors
     /// [`ImageError::Failed`] when not everything could be looked at.
@@ -190,7 +203,10 @@ impl ImageStore {
                 Replace::Existing,
             )
         };
-        delete().map_err(|error| failed(format!("image {name} can't be deleted"), error))
+        let deleted = delete().map_err(|error| failed(format!("image {name} can't be deleted"), error));
+        let deleted = self.or_look_again(name, deleted)?;
+        self.0.catalog.remove(name, Removal::Deleted);
+        Ok(deleted)
     }
 
     /// What there is at a name.
@@ -224,7 +240,10 @@ impl ImageStore {
                 Replace::Never,
             )
         };
-        write().map_err(|error| failed(format!("image {name} can't be written"), error))
+        let written = write().map_err(|error| failed(format!("image {name} can't be written"), error));
+        let written = self.or_look_again(name, written)?;
+        self.0.catalog.put(name, Entry::of(image));
+        Ok(written)
     }
 
     fn file_of(image: &Image) -> Result<Vec<u8>, ImageError> {

@@ -9,6 +9,7 @@
 )]
 
 mod conflicts;
+mod images;
 mod objects;
 mod play;
 mod publish;

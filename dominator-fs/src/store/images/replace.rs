@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
+use dominator_core::catalog::Entry;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::port::ImageError;
 
@@ -28,13 +29,26 @@ impl ImageStore {
         if before.lasting_id() != image.lasting_id() && before.expires_at.is_none() {
             return Err(ImageError::Exists { name: name.clone() });
         }
+        self.overwrite(name, image, &contents)
+    }
+
+    /// Writes an image over what is at its name, and notes it. Call it while the store is kept from changing.
+    pub(super) fn overwrite(
+        &self,
+        name: &ImageName,
+        image: &Image,
+        contents: &[u8],
+    ) -> Result<Durable, ImageError> {
         forget(&self.0.images, name);
         let (directories, file) = split(name);
         let write = || {
             let dir = home::directory(&self.0.home, directories.as_bytes())?;
             let (seam, mode) = (&*self.0.seam, home::FILE_MODE);
-            publish::bytes(seam, dir.as_fd(), file.as_bytes(), &contents, mode, Replace::Existing)
+            publish::bytes(seam, dir.as_fd(), file.as_bytes(), contents, mode, Replace::Existing)
         };
-        write().map_err(|error| failed(format!("image {name} can't be replaced"), error))
+        let written = write().map_err(|error| failed(format!("image {name} can't be replaced"), error));
+        let written = self.or_look_again(name, written)?;
+        self.0.catalog.put(name, Entry::of(image));
+        Ok(written)
     }
 }

@@ -1,9 +1,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use dominator_core::catalog::{ExpiryChange, Latest, Position, Selection};
 use dominator_core::image::{Image, ImageName, ImageState};
-use dominator_core::port::{self, ImageError};
+use dominator_core::port::{self, ImageError, ImageUpdates};
 use dominator_core::tree::Snapshot;
+use futures_util::StreamExt as _;
 
 use super::Pool;
 use crate::store::images::ImageStore;
@@ -42,7 +44,7 @@ impl LocalImages {
 #[async_trait]
 impl port::ImageStore for LocalImages {
     async fn list(&self) -> Result<Vec<ImageName>, ImageError> {
-        self.run(ImageStore::list).await
+        Ok(self.store.catalog().images().keys().cloned().collect())
     }
 
     async fn image(&self, name: &ImageName) -> Result<Arc<Image>, ImageError> {
@@ -64,6 +66,7 @@ impl port::ImageStore for LocalImages {
         let name = name.clone();
         self.run(move |store| store.delete(&name).map(drop)).await
     }
+
     async fn replace(&self, name: &ImageName, image: Image) -> Result<(), ImageError> {
         let name = name.clone();
         self.run(move |store| store.replace(&name, &image).map(drop)).await
@@ -72,5 +75,40 @@ impl port::ImageStore for LocalImages {
     async fn states(&self, names: &[ImageName]) -> Result<Vec<ImageState>, ImageError> {
         let names = names.to_vec();
         self.run(move |store| names.iter().map(|name| store.state(name)).collect()).await
+    }
+
+    async fn select(&self, selection: &Selection) -> Result<Vec<ImageName>, ImageError> {
+        Ok(selection.of(&self.store.catalog().images()))
+    }
+
+    async fn latest(&self, wanted: &Latest) -> Result<Option<ImageName>, ImageError> {
+        Ok(wanted.of(&self.store.catalog().images()))
+    }
+
+    async fn updates(
+        &self,
+        selection: &Selection,
+        from: Option<Position>,
+    ) -> Result<ImageUpdates, ImageError> {
+        let followed = self.store.catalog().follow(selection.clone(), from);
+        Ok(ImageUpdates::new(followed.map(Ok)))
+    }
+
+    async fn appears(&self, name: &ImageName) -> Result<(), ImageError> {
+        self.store.catalog().appears(name).await;
+        Ok(())
+    }
+
+    async fn change_expiry(&self, name: &ImageName, change: &ExpiryChange) -> Result<(), ImageError> {
+        let (name, change) = (name.clone(), *change);
+        self.run(move |store| store.change_expiry(&name, &change).map(drop)).await
+    }
+
+    async fn expire(&self, now: u64) -> Result<Option<u64>, ImageError> {
+        let catalog = self.store.catalog();
+        if catalog.next_end().is_some_and(|end| end <= now) {
+            self.run(move |store| store.expire(now).map(drop)).await?;
+        }
+        Ok(catalog.next_end())
     }
 }
