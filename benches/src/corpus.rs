@@ -22,10 +22,19 @@ pub fn kept(directory: &Path) -> io::Result<[PathBuf; 2]> {
 /// # Errors
 /// What could not be made.
 pub fn kept_changes(directory: &Path) -> io::Result<[PathBuf; 3]> {
-    let a = keep(directory, "a", &debian)?;
-    let small = keep(directory, "a-small", &|path| changed(&a, path, &Change::SMALL))?;
+    let [a, small] = kept_small_change(directory)?;
     let ten = keep(directory, "a-ten", &|path| changed(&a, path, &Change::TEN))?;
     Ok([a, small, ten])
+}
+
+/// Corpus A, and what becomes of it by [`Change::SMALL`], kept beside it as [`kept`] does.
+///
+/// # Errors
+/// What could not be made.
+pub fn kept_small_change(directory: &Path) -> io::Result<[PathBuf; 2]> {
+    let a = keep(directory, "a", &debian)?;
+    let small = keep(directory, "a-small", &|path| changed(&a, path, &Change::SMALL))?;
+    Ok([a, small])
 }
 
 fn keep(directory: &Path, name: &str, make: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
