@@ -5,6 +5,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["failure", "subd", "object_server", "image_server", "dominator", "introspection"]
         .map(|file| format!("dominator/v1/{file}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::wire::Codec").compile_fds(descriptors)?;
     Ok(())
 }

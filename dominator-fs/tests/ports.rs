@@ -90,6 +90,33 @@ fn objects_stream_in_and_out_in_the_order_asked_for() {
 }
 
 #[test]
+fn a_long_upload_is_made_durable_while_more_of_it_comes() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let store = objects(dir.path());
+        // More than is made durable at once, and then nothing more for as long as somebody looks.
+        let samples: Vec<_> = (0..3_u8).map(|number| vec![number; 30 << 20]).collect();
+        let ids: Vec<_> = samples.iter().map(|bytes| ObjectId::of(bytes)).collect();
+        let pieces: Vec<_> = samples.iter().flat_map(|bytes| pieces_of(bytes)).map(Ok).collect();
+        let (broken, breaking) = tokio::sync::oneshot::channel::<StoreError>();
+        let end = stream::once(async move { Err(breaking.await.unwrap()) });
+        let (adding, looking) = (store.clone(), store.clone());
+        let adding =
+            tokio::spawn(async move { adding.add(Pieces::new(stream::iter(pieces).chain(end))).await });
+        while looking.sizes(&ids[..2]).await.unwrap().iter().any(Option::is_none) {
+            tokio::task::yield_now().await;
+        }
+        assert!(!adding.is_finished(), "it goes on");
+        broken.send(StoreError::Protocol("the line was cut".into())).unwrap();
+        assert!(matches!(adding.await.unwrap(), Err(StoreError::Protocol(_))));
+        // The last one did not end before the line did, as far as anybody knew; those before it stay.
+        assert_eq!(store.sizes(&ids[..2]).await.unwrap(), [Some(30 << 20); 2]);
+        let kept = store.add(stream_of(samples.iter().flat_map(|bytes| pieces_of(bytes)))).await.unwrap();
+        assert_eq!(kept.iter().map(|verified| verified.id()).collect::<Vec<_>>(), ids);
+    });
+}
+
+#[test]
 fn a_stream_that_breaks_the_rules_is_refused_and_what_was_complete_stays() {
     let data = |bytes: &[u8]| Piece::Data(Bytes::copy_from_slice(bytes));
     let begin = |bytes: &[u8], size| Piece::Begin { id: ObjectId::of(bytes), size };

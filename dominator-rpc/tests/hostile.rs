@@ -404,11 +404,11 @@ async fn one_call_gets_a_bounded_number_of_objects_and_many_calls_get_them_all()
     let many = limits::OBJECTS_IN_CALL + 1;
     let channel = raw(&world, &server, "ObjectServer.GetObjects", Role::ImageServer).await;
     let ids = Bytes::from(id.as_bytes().repeat(limits::IDS));
-    let batches = vec![v1::GetObjectsRequest { ids, offset: 0 }; many.div_ceil(limits::IDS)];
+    let batches = vec![v1::GetObjectsRequest { ids, offset: 0, zstd: false }; many.div_ceil(limits::IDS)];
     let mut client = v1::object_server_client::ObjectServerClient::new(channel);
     refused(client.get_objects(stream::iter(batches)).await, Code::InvalidArgument, "the limit");
     let ids = Bytes::from(id.as_bytes().repeat(2));
-    let rests = stream::iter([v1::GetObjectsRequest { ids, offset: 1 }]);
+    let rests = stream::iter([v1::GetObjectsRequest { ids, offset: 1, zstd: false }]);
     refused(client.get_objects(rests).await, Code::InvalidArgument, "an offset in several objects");
     let objects = RemoteObjects::connect(&world.tls("subd", "ObjectServer.*"), &server.at()).await.unwrap();
     let pieces = objects.objects(vec![id; many]).await.unwrap();
@@ -428,7 +428,7 @@ async fn those_who_take_nothing_hold_up_none_but_themselves() {
         let mut client = v1::object_server_client::ObjectServerClient::new(channel);
         let ids = Bytes::copy_from_slice(id.as_bytes());
         client
-            .get_objects(stream::iter([v1::GetObjectsRequest { ids, offset: 0 }]))
+            .get_objects(stream::iter([v1::GetObjectsRequest { ids, offset: 0, zstd: false }]))
             .await
             .map(tonic::Response::into_inner)
     };

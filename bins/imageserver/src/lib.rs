@@ -5,6 +5,7 @@ mod options;
 
 pub use options::{DAEMON, Options};
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -30,8 +31,12 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     let (images, objects) = opened.during(|| "can't open the stores".into())??;
     stores.met();
     let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
-    let services = Services::new(env!("CARGO_PKG_VERSION"))
-        .audited(audit)
+    let services = Services::new(env!("CARGO_PKG_VERSION")).audited(audit);
+    let services = match options.client_bytes_per_second.and_then(NonZeroU64::new) {
+        Some(rate) => services.transfer_rate(rate),
+        None => services,
+    };
+    let services = services
         .objects(Arc::new(LocalObjects::new(objects)))
         .images(Arc::new(LocalImages::new(images)), SystemTime::now);
     dominator_daemon::serve(&options.common, tls, services, shutdown).await

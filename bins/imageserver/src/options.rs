@@ -20,6 +20,10 @@ pub struct Options {
     /// Keep file contents in this directory [default: STATE-DIR/objects]
     #[arg(long, value_name = "DIR")]
     pub object_dir: Option<PathBuf>,
+    /// Let each address send and get so many bytes of file contents a second, however many calls it makes [default: as
+    /// many as there can be]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub client_bytes_per_second: Option<u64>,
     /// What every daemon has. Last, as its headings would stand above what follows.
     #[command(flatten)]
     pub common: DaemonOptions,

@@ -1,25 +1,24 @@
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dominator_core::object::{ObjectHasher, ObjectId};
+use dominator_core::inode::{Kind, Timestamp};
+use dominator_core::object::ObjectId;
 use dominator_core::path::ImagePath;
 use dominator_core::port::{Cause, ObjectSource, Piece, Pieces, StoreError};
 use dominator_core::tree::{Directories, DirectoryId, Snapshot};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::directory::open;
-use crate::root::Root;
-
-/// How many pieces wait for the network at most: a few megabytes.
-const QUEUE: usize = 16;
+use crate::root::{self, Root};
+use crate::store::ports::batches::{self, Outlet, Stopped};
 
 /// The objects of a directory that was imported, read from where they lie when they are asked for: the contents of files, and
-/// the directories and hard links of the tree. Nobody should be writing to the directory: what changed meanwhile ends the
-/// stream with an error, at the latest where its object ends, and is never handed out as whole.
+/// the directories and hard links of the tree. Nobody should be writing to the directory: a file whose length or time is
+/// another by now ends the stream with an error, at the latest where its object ends. It is not hashed again; whoever takes
+/// it in hashes it.
 #[derive(Clone, Debug)]
 pub struct TreeSource(Arc<Tree>);
 
@@ -27,7 +26,28 @@ pub struct TreeSource(Arc<Tree>);
 struct Tree {
     root: Root,
     snapshot: Snapshot,
-    files: BTreeMap<ObjectId, (ImagePath, u64)>,
+    files: BTreeMap<ObjectId, Original>,
+}
+
+/// Where contents lie.
+#[derive(Debug)]
+struct Original {
+    path: ImagePath,
+    size: u64,
+    mtime: Timestamp,
+}
+
+impl Original {
+    /// Whether the file is what it was, as far as can be told without reading it.
+    fn is_still(&self, file: &File) -> io::Result<()> {
+        let stat = root::inode_of(file)?;
+        let mtime = Timestamp::new(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec);
+        if stat.stx_size == self.size && mtime == Some(self.mtime) { Ok(()) } else { Err(changed()) }
+    }
+}
+
+fn changed() -> io::Error {
+    io::Error::other("it changed since it was imported")
 }
 
 impl TreeSource {
@@ -35,8 +55,8 @@ impl TreeSource {
     pub fn new(root: Root, snapshot: Snapshot) -> Self {
         let mut files = BTreeMap::new();
         snapshot.walk(|path, inode| {
-            if let Some((object, size)) = inode.object() {
-                files.entry(object).or_insert_with(|| (path.clone(), size));
+            if let Kind::Regular { mtime, size, object } = inode.kind {
+                files.entry(object).or_insert_with(|| Original { path: path.clone(), size, mtime });
             }
         });
         Self(Arc::new(Tree { root, snapshot, files }))
@@ -46,40 +66,28 @@ impl TreeSource {
 #[async_trait]
 impl ObjectSource for TreeSource {
     async fn objects(&self, wanted: Vec<ObjectId>) -> Result<Pieces, StoreError> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = batches::channel();
         let tree = Arc::clone(&self.0);
         // It ends with the stream: either all was sent, or nobody listens any more.
         tokio::task::spawn_blocking(move || {
-            let mut sink = |piece| sender.blocking_send(Ok(piece)).is_ok();
-            let sent = wanted.into_iter().try_for_each(|id| tree.send(id, &mut sink));
-            if let Err(Stopped::Failed(error)) = sent {
-                drop(sender.blocking_send(Err(error)));
-            }
+            let mut out = Outlet::new(sender);
+            let sent = wanted.into_iter().try_for_each(|id| tree.send(id, &mut out));
+            out.end(sent);
         });
-        Ok(Pieces::new(ReceiverStream::new(receiver)))
-    }
-}
-
-/// Why no more is sent.
-enum Stopped {
-    NobodyListens,
-    Failed(StoreError),
-}
-
-impl From<StoreError> for Stopped {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error)
+        Ok(Pieces::new(batches::pieces(receiver)))
     }
 }
 
 impl Tree {
-    fn send(&self, id: ObjectId, sink: &mut dyn FnMut(Piece) -> bool) -> Result<(), Stopped> {
+    fn send(&self, id: ObjectId, out: &mut Outlet) -> Result<(), Stopped> {
         match self.files.get(&id) {
-            Some((path, size)) => self.send_file(path, id, *size, sink),
+            Some(original) => self.send_file(id, original, out),
             None => {
                 let bytes = self.encoding(id).ok_or(StoreError::NotFound { id })?;
-                begin(id, bytes.len() as u64, sink)?;
-                bytes.chunks(Piece::MAX_DATA).try_for_each(|part| data(bytes.slice_ref(part), sink))
+                out.send(Piece::Begin { id, size: bytes.len() as u64 })?;
+                bytes
+                    .chunks(Piece::MAX_DATA)
+                    .try_for_each(|part| out.send(Piece::Data(bytes.slice_ref(part))))
             }
         }
     }
@@ -92,43 +100,30 @@ impl Tree {
         self.snapshot.directories.directory(&DirectoryId(id)).map(|directory| directory.encoded().clone())
     }
 
-    fn send_file(
-        &self,
-        path: &ImagePath,
-        id: ObjectId,
-        size: u64,
-        sink: &mut dyn FnMut(Piece) -> bool,
-    ) -> Result<(), Stopped> {
+    fn send_file(&self, id: ObjectId, original: &Original, out: &mut Outlet) -> Result<(), Stopped> {
+        let path = &original.path;
         let failed = |cause: io::Error| StoreError::Failed {
             what: format!("{path} can't be read any more; import a directory that is at rest"),
             cause: Cause::new(cause),
         };
-        let mut file = open(&self.root, path).map_err(failed)?.take(size);
-        begin(id, size, sink)?;
-        let (mut hasher, mut sent) = (ObjectHasher::new(), 0);
-        while sent < size {
-            let mut part = vec![0; Piece::MAX_DATA];
-            let count = file.read(&mut part).map_err(failed)?;
-            if count == 0 {
-                break;
+        let file = open(&self.root, path).map_err(failed)?;
+        original.is_still(&file).map_err(failed)?;
+        out.send(Piece::Begin { id, size: original.size })?;
+        let mut left = original.size;
+        while left > 0 {
+            let part = left.min(Piece::MAX_DATA as u64);
+            let mut data = Vec::with_capacity(usize::try_from(part).unwrap_or(Piece::MAX_DATA));
+            (&file).take(part).read_to_end(&mut data).map_err(failed)?;
+            left -= data.len() as u64;
+            // Who wrote meanwhile is found out before the object is whole.
+            if left == 0 || data.is_empty() {
+                original.is_still(&file).map_err(failed)?;
             }
-            part.truncate(count);
-            hasher.update(&part);
-            sent += count as u64;
-            data(part.into(), sink)?;
+            if data.is_empty() {
+                return Err(failed(changed()).into());
+            }
+            out.send(Piece::Data(data.into()))?;
         }
-        if sent == size && hasher.finish() == id {
-            Ok(())
-        } else {
-            Err(failed(io::Error::other("it changed since it was imported")).into())
-        }
+        Ok(())
     }
-}
-
-fn begin(id: ObjectId, size: u64, sink: &mut dyn FnMut(Piece) -> bool) -> Result<(), Stopped> {
-    if sink(Piece::Begin { id, size }) { Ok(()) } else { Err(Stopped::NobodyListens) }
-}
-
-fn data(part: Bytes, sink: &mut dyn FnMut(Piece) -> bool) -> Result<(), Stopped> {
-    if sink(Piece::Data(part)) { Ok(()) } else { Err(Stopped::NobodyListens) }
 }

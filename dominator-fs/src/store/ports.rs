@@ -3,6 +3,7 @@
 //!
 //! Cancelling a call abandons it: work that has begun on the pool is finished there, and leaves whole objects or none.
 
+pub(crate) mod batches;
 mod bridge;
 mod cluster;
 mod garbage;

@@ -21,7 +21,7 @@ pub use dial::{Dialer, Sources};
 pub use fleet::RemoteFleet;
 pub use images::RemoteImages;
 pub use introspection::{IntrospectError, ServerMethods, list_methods};
-pub use objects::{RemoteObjects, verified};
+pub use objects::{Compression, RemoteObjects, verified};
 
 use crate::limits;
 

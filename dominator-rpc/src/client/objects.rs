@@ -15,7 +15,7 @@ use crate::transport::{Channel, Tls, connect};
 use crate::v1::add_objects_reply::Part as ReplyPart;
 use crate::v1::add_objects_request::Part as RequestPart;
 use crate::v1::object_server_client::ObjectServerClient;
-use crate::wire::{self, Sequence, store_error};
+use crate::wire::{self, Packing, Presses, Sequence, store_error};
 use crate::{limits, v1};
 
 /// How many messages wait to be sent.
@@ -30,6 +30,18 @@ const GETTING: &str = "getting objects failed";
 #[derive(Clone, Debug)]
 pub struct RemoteObjects {
     client: ObjectServerClient<Channel>,
+    compression: Compression,
+}
+
+/// Whether contents are compressed on their way, object by object, where that is worth it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Compression {
+    /// They go as they are: on a network that is faster than half a gigabyte a second, that is faster.
+    #[default]
+    Never,
+    /// By Zstandard, if the server knows that, and has a processor for it.
+    Zstd,
 }
 
 impl RemoteObjects {
@@ -45,7 +57,14 @@ impl RemoteObjects {
 
     /// Over a connection there is.
     pub(super) fn over(channel: Channel) -> Self {
-        Self { client: ObjectServerClient::new(channel).max_decoding_message_size(limits::MESSAGE) }
+        let client = ObjectServerClient::new(channel).max_decoding_message_size(limits::MESSAGE);
+        Self { client, compression: Compression::default() }
+    }
+
+    /// Compresses like that.
+    #[must_use]
+    pub fn compressing(self, compression: Compression) -> Self {
+        Self { compression, ..self }
     }
 
     /// Offers objects and sends those that are wanted, which are read from `source`. Returns what was added. Needs the
@@ -62,16 +81,26 @@ impl RemoteObjects {
         let mut client = self.client.clone();
         let answers = within(limits::CALL, client.add_objects(ReceiverStream::new(requested))).await;
         let mut answers = answers.map_err(|status| store_error(ADDING, status))?.into_inner();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut is_known) = (Vec::new(), true);
         for batch in offers.chunks(limits::IDS) {
             let offer = RequestPart::Offer(wire::sized(batch));
             // A call that takes no more has failed, and its answer says why.
             drop(requests.send(v1::AddObjectsRequest { part: Some(offer) }).await);
-            wanted.extend(wanted_of(batch, &mut answers).await?);
+            let (some, zstd) = wanted_of(batch, &mut answers).await?;
+            is_known &= zstd;
+            wanted.extend(some);
         }
+        let mut packing = match self.compression {
+            Compression::Zstd if is_known => Some(Packing::new(Arc::new(Presses::new()))),
+            Compression::Zstd | Compression::Never => None,
+        };
         let pieces = source.objects(wanted).await?;
         let mut messages = std::pin::pin!(wire::pack_pieces(pieces));
         while let Some(message) = messages.try_next().await? {
+            let message = match &mut packing {
+                Some(packing) => packing.pack(message).await,
+                None => message,
+            };
             let part = Some(RequestPart::Pieces(message));
             if requests.send(v1::AddObjectsRequest { part }).await.is_err() {
                 break;
@@ -121,9 +150,10 @@ impl RemoteObjects {
         wanted: Vec<ObjectId>,
         offset: u64,
     ) -> Result<impl Stream<Item = Result<Piece, StoreError>> + Send + use<>, StoreError> {
+        let zstd = self.compression == Compression::Zstd;
         let requests: Vec<_> = wanted
             .chunks(limits::IDS)
-            .map(|some| v1::GetObjectsRequest { ids: wire::ids(some), offset })
+            .map(|some| v1::GetObjectsRequest { ids: wire::ids(some), offset, zstd })
             .collect();
         let mut client = self.client.clone();
         let answer = within(limits::STALL, client.get_objects(stream::iter(requests))).await;
@@ -256,12 +286,13 @@ struct Sent {
     failed: Option<StoreError>,
 }
 
-/// The objects of an offer that are wanted.
+/// The objects of an offer that are wanted, and whether they may be compressed.
 async fn wanted_of(
     offer: &[(ObjectId, u64)],
     answers: &mut Streaming<v1::AddObjectsReply>,
-) -> Result<Vec<ObjectId>, StoreError> {
+) -> Result<(Vec<ObjectId>, bool), StoreError> {
     let answer = next(answers).await.map_err(|status| store_error(ADDING, status))?;
+    let zstd = answer.as_ref().is_some_and(|answer| answer.zstd);
     let Some(ReplyPart::Wanted(wanted)) = answer.and_then(|answer| answer.part) else {
         return Err(StoreError::Protocol("an offer was not answered".into()));
     };
@@ -270,7 +301,7 @@ async fn wanted_of(
     let offered: HashSet<_> = offer.iter().map(|(id, _)| id).collect();
     match wanted.iter().find(|id| !offered.contains(id)) {
         Some(id) => Err(StoreError::Protocol(format!("object {id} was wanted but not offered"))),
-        None => Ok(wanted),
+        None => Ok((wanted, zstd)),
     }
 }
 

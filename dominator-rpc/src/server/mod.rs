@@ -6,6 +6,7 @@ mod health;
 mod images;
 mod introspection;
 mod objects;
+mod rates;
 mod subd;
 mod targets;
 mod turns;
@@ -13,6 +14,7 @@ mod turns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -52,6 +54,8 @@ pub struct Services {
     audit: Option<Audit>,
     /// What is told of whether all that is served works.
     readiness: Option<Readiness>,
+    /// How many bytes of objects an address has a second.
+    transfer_rate: Option<NonZeroU64>,
 }
 
 impl Services {
@@ -59,13 +63,21 @@ impl Services {
     pub fn new(version: &str) -> Self {
         let (routes, policy) = (RoutesBuilder::default(), Policy::new());
         let (offered, version) = (BTreeSet::new(), version.into());
-        Self { version, routes, offered, policy, audit: None, readiness: None }
+        let (audit, readiness, transfer_rate) = (None, None, None);
+        Self { version, routes, offered, policy, audit, readiness, transfer_rate }
     }
 
     /// Has every call that changes something recorded by `audit`. Without one, none is.
     #[must_use]
     pub fn audited(self, audit: Audit) -> Self {
         Self { audit: Some(audit), ..self }
+    }
+
+    /// Lets each address send and get so many bytes of objects a second, by all its calls together, from the stores that
+    /// are named after this. Without it, an address has what the network gives.
+    #[must_use]
+    pub fn transfer_rate(self, bytes_per_second: NonZeroU64) -> Self {
+        Self { transfer_rate: Some(bytes_per_second), ..self }
     }
 
     pub(crate) fn audit(&self) -> Option<Audit> {
@@ -87,7 +99,7 @@ impl Services {
     #[must_use]
     pub fn objects(mut self, store: Arc<dyn ObjectStore>) -> Self {
         self.routes.add_service(
-            ObjectServerServer::new(objects::ObjectService::new(store))
+            ObjectServerServer::new(objects::ObjectService::new(store, self.transfer_rate))
                 .max_decoding_message_size(limits::MESSAGE),
         );
         self.offering("ObjectServer")
@@ -97,7 +109,7 @@ impl Services {
     #[must_use]
     pub fn intake(mut self, store: Arc<dyn ObjectStore>) -> Self {
         self.routes.add_service(
-            ObjectServerServer::new(objects::ObjectService::new(store))
+            ObjectServerServer::new(objects::ObjectService::new(store, self.transfer_rate))
                 .max_decoding_message_size(limits::MESSAGE),
         );
         self.offering(INTAKE)

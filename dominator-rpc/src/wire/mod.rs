@@ -1,7 +1,9 @@
 //! Between the protocol's messages and the core's types. Everything that comes in is parsed here, or refused.
 
 mod agent;
+mod codec;
 mod collect;
+mod compress;
 mod condition;
 mod failure;
 mod fetch;
@@ -15,7 +17,9 @@ mod update;
 pub(crate) use agent::{
     configuration, configuration_from, image_name, reconfiguration, reconfiguration_from, traits_from,
 };
+pub(crate) use codec::Codec;
 pub(crate) use collect::{Collector, chunks, decode};
+pub(crate) use compress::{Packing, Presses};
 pub(crate) use condition::{removed, removed_from};
 pub(crate) use failure::{
     agent_error, agent_status, cause, image_error, image_status, invalid, is_refusal, readable, said,

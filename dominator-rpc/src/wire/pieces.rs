@@ -15,7 +15,7 @@ use crate::{limits, v1};
 impl Weighed for v1::ObjectPiece {
     fn weight(&self) -> usize {
         match &self.piece {
-            Some(Kind::Data(data)) => data.len() + 8,
+            Some(Kind::Data(data) | Kind::Zstd(data)) => data.len() + 8,
             Some(Kind::Begin(_)) | None => 48,
         }
     }
@@ -60,7 +60,7 @@ pub(crate) fn unpack(message: v1::ObjectPieces) -> Result<Vec<Piece>, Status> {
 pub(crate) fn unpack_rest(message: v1::ObjectPieces) -> Result<(Vec<Piece>, Option<u64>), Status> {
     let offset = message.pieces.iter().find_map(|piece| match &piece.piece {
         Some(Kind::Begin(begin)) => Some(begin.offset),
-        Some(Kind::Data(_)) | None => None,
+        Some(Kind::Data(_) | Kind::Zstd(_)) | None => None,
     });
     Ok((unpack(message)?, offset))
 }
@@ -79,6 +79,7 @@ fn piece_from(piece: v1::ObjectPiece) -> Result<Piece, Status> {
         Some(Kind::Data(data)) if data.is_empty() => Err(invalid("a piece of nothing")),
         Some(Kind::Data(data)) if data.len() <= Piece::MAX_DATA => Ok(Piece::Data(data)),
         Some(Kind::Data(data)) => Err(invalid(format!("a piece of {} bytes", data.len()))),
+        Some(Kind::Zstd(frame)) => Ok(Piece::Data(super::compress::unpacked(&frame)?)),
         None => Err(invalid("a piece that is neither beginning nor data")),
     }
 }

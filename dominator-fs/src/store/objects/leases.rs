@@ -103,7 +103,7 @@ impl Hold {
     }
 
     /// Holds one more.
-    pub(super) fn add(&mut self, id: ObjectId) {
+    pub(in crate::store) fn add(&mut self, id: ObjectId) {
         self.store.0.leases.lock().take(id);
         self.ids.push(id);
     }

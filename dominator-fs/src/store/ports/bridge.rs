@@ -15,12 +15,13 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::QUEUE;
+use super::batches::{self, Gathered, Inlet};
 use crate::export::{ExportError, ObjectStream};
 use crate::import::ObjectSink;
 use crate::store::objects::failed;
 
 /// How many objects are asked for at a time.
-const REQUEST: usize = 1024;
+const REQUEST: usize = 64 * 1024;
 
 /// Sends the objects of an import to a store behind the port, all in one stream. They are there when
 /// [`PortSink::finish`] returns. Dropped before, it gives the upload up.
@@ -142,11 +143,9 @@ impl ObjectStream for PortStream {
         take: &mut dyn FnMut(ObjectId, &mut dyn Read) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
         for request in wanted.chunks(REQUEST) {
-            let objects = self.source.objects(request.to_vec());
-            let mut pieces = self.runtime.block_on(objects).map_err(ExportError::Source)?;
+            let mut coming = Coming::begin(Arc::clone(&self.source), request.to_vec(), &self.runtime);
             for id in request {
-                let mut object =
-                    Incoming::begin(*id, &mut pieces, &self.runtime).map_err(ExportError::Source)?;
+                let mut object = Incoming::begin(*id, &mut coming.pieces).map_err(ExportError::Source)?;
                 take(*id, &mut object)?;
                 if object.left > 0 || !object.verified {
                     let what = format!("object {id} was not read to its end");
@@ -158,10 +157,40 @@ impl ObjectStream for PortStream {
     }
 }
 
+/// Objects that a task gets while others are written.
+struct Coming {
+    pieces: Inlet,
+    getting: JoinHandle<()>,
+}
+
+impl Coming {
+    fn begin(source: Arc<dyn port::ObjectSource>, wanted: Vec<ObjectId>, runtime: &Handle) -> Self {
+        let (sender, receiver) = batches::channel();
+        let getting = runtime.spawn(async move {
+            let mut batches = match source.objects(wanted).await {
+                Ok(pieces) => Gathered::new(pieces),
+                Err(error) => return drop(sender.send(Err(error)).await),
+            };
+            while let Some(batch) = batches.next().await {
+                // Whoever listens no more says why.
+                if sender.send(batch).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { pieces: Inlet::new(receiver), getting }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.getting.abort();
+    }
+}
+
 /// One object of a stream.
 struct Incoming<'a> {
-    pieces: &'a mut Pieces,
-    runtime: &'a Handle,
+    pieces: &'a mut Inlet,
     id: ObjectId,
     size: u64,
     left: u64,
@@ -171,18 +200,18 @@ struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    fn begin(id: ObjectId, pieces: &'a mut Pieces, runtime: &'a Handle) -> Result<Self, StoreError> {
-        match runtime.block_on(pieces.next()).transpose()? {
+    fn begin(id: ObjectId, pieces: &'a mut Inlet) -> Result<Self, StoreError> {
+        match pieces.next()? {
             Some(Piece::Begin { id: begun, size }) if begun == id => {
                 let (data, hasher) = (Bytes::new(), ObjectHasher::new());
-                Ok(Self { pieces, runtime, id, size, left: size, data, hasher, verified: false })
+                Ok(Self { pieces, id, size, left: size, data, hasher, verified: false })
             }
             Some(_) | None => Err(StoreError::Protocol(format!("object {id} should have come, but did not"))),
         }
     }
 
     fn more(&mut self) -> Result<(), StoreError> {
-        let arrived = match self.runtime.block_on(self.pieces.next()).transpose()? {
+        let arrived = match self.pieces.next()? {
             Some(Piece::Data(data)) if data.len() as u64 <= self.left => {
                 self.hasher.update(&data);
                 self.left -= data.len() as u64;

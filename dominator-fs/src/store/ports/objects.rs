@@ -1,15 +1,17 @@
 use std::io::Read;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::object::ObjectId;
 use dominator_core::port::{self, Cause, Piece, Pieces, StoreError, Verified};
 use futures_util::{StreamExt, stream};
-use tokio::sync::mpsc::{self, Receiver, Sender};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::mpsc::Receiver;
 
-use super::{Pool, QUEUE};
-use crate::store::objects::{AddBatch, Afterwards, ObjectReader, ObjectStore, ObjectWriter, failed};
+use super::Pool;
+use super::batches::{self, Gathered, Inlet, Outlet, Stopped};
+use crate::store::objects::{AddBatch, Afterwards, Hold, ObjectReader, ObjectStore, ObjectWriter, failed};
 
 /// How many streams of objects are read at a time; others wait for their turn.
 const READS: usize = 100;
@@ -20,12 +22,9 @@ const LOOKUPS: usize = 16;
 /// From which length on an object is mapped rather than copied, in bytes, and up to which: it is read twice then, the
 /// second time from memory.
 const MAPPED: std::ops::RangeInclusive<u64> = 1024 * 1024..=256 * 1024 * 1024;
-/// How many bytes of what is read are handed over at once, and how many such batches wait: waking somebody up costs more
-/// than reading a small file.
-const BATCH: usize = 256 * 1024;
-const BATCHES: usize = 2;
-/// About what a piece takes beside its data, in bytes.
-const OVERHEAD: usize = 64;
+/// After how many bytes what came is made durable while more comes: the disk does not wait for the network, nor the network
+/// for the disk.
+const SETTLED: u64 = 64 * 1024 * 1024;
 
 /// An [`ObjectStore`] as the port. Clones share it.
 #[derive(Clone, Debug)]
@@ -64,7 +63,7 @@ impl port::ObjectSource for LocalObjects {
             return Err(StoreError::NotFound { id: *id });
         }
         let store = self.store.clone();
-        let send = move |out: &mut Outlet<'_>| {
+        let send = move |out: &mut Outlet| {
             let _hold = hold;
             send_all(&store, &wanted, out)
         };
@@ -87,29 +86,21 @@ impl LocalObjects {
     /// What `read` sends.
     async fn reading(
         &self,
-        read: impl FnOnce(&mut Outlet<'_>) -> Result<(), Stopped> + Send + 'static,
+        read: impl FnOnce(&mut Outlet) -> Result<(), Stopped> + Send + 'static,
     ) -> Pieces {
-        let (sender, receiver) = mpsc::channel(BATCHES);
+        let (sender, receiver) = batches::channel();
         let reading = self
             .reads
             .start(move || {
-                let mut out = Outlet { to: &sender, batch: Vec::new(), bytes: 0 };
-                let sent = read(&mut out).and_then(|()| out.flush());
-                if let Err(Stopped::Failed(error)) = sent {
-                    // What came before it, then the error; who has gone away needs neither.
-                    drop(out.flush());
-                    drop(sender.blocking_send(Err(error)));
-                }
+                let mut out = Outlet::new(sender);
+                let sent = read(&mut out);
+                out.end(sent);
             })
             .await;
         // A reader that panicked must not look like one that came to its end.
         let end = stream::once(reading)
             .filter_map(async |read| read.err().map(|error| Err(lost("reading objects", Cause::new(error)))));
-        let pieces = ReceiverStream::new(receiver).flat_map(|batch| match batch {
-            Ok(batch) => stream::iter(batch.into_iter().map(Ok)).left_stream(),
-            Err(error) => stream::iter([Err(error)]).right_stream(),
-        });
-        Pieces::new(pieces.chain(end))
+        Pieces::new(batches::pieces(receiver).chain(end))
     }
 }
 
@@ -122,69 +113,25 @@ impl port::ObjectStore for LocalObjects {
         self.look_up(ids.to_vec()).await
     }
 
-    async fn add(&self, mut pieces: Pieces) -> Result<Vec<Verified>, StoreError> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+    async fn add(&self, pieces: Pieces) -> Result<Vec<Verified>, StoreError> {
+        let (sender, receiver) = batches::channel();
         let store = self.store.clone();
         let writing = self.writes.start(move || receive_all(&store, receiver)).await;
-        let mut broken = None;
-        while let Some(piece) = pieces.next().await {
-            match piece {
-                Ok(piece) => {
-                    if sender.send(piece).await.is_err() {
-                        // The writer has given up and says why below.
-                        break;
-                    }
-                }
-                Err(error) => {
-                    broken = Some(error);
-                    break;
-                }
+        let mut coming = Gathered::new(pieces);
+        while let Some(batch) = coming.next().await {
+            let failed = batch.is_err();
+            // A writer that takes no more has given up and says why below.
+            if sender.send(batch).await.is_err() || failed {
+                break;
             }
         }
         drop(sender);
-        let written = writing.await.map_err(|error| lost("writing objects", Cause::new(error)))?;
-        broken.map_or(written, Err)
-    }
-}
-
-/// Why nothing more is sent.
-enum Stopped {
-    /// Nobody listens.
-    Gone,
-    Failed(StoreError),
-}
-
-impl From<StoreError> for Stopped {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// Where what is read goes.
-struct Outlet<'a> {
-    to: &'a Sender<Result<Vec<Piece>, StoreError>>,
-    batch: Vec<Piece>,
-    /// About how many bytes the batch has.
-    bytes: usize,
-}
-
-impl Outlet<'_> {
-    fn send(&mut self, piece: Piece) -> Result<(), Stopped> {
-        let data = if let Piece::Data(data) = &piece { data.len() } else { 0 };
-        self.batch.push(piece);
-        self.bytes += data + OVERHEAD;
-        if self.bytes < BATCH { Ok(()) } else { self.flush() }
-    }
-
-    fn flush(&mut self) -> Result<(), Stopped> {
-        self.bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() { Ok(()) } else { self.to.blocking_send(Ok(batch)).map_err(|_| Stopped::Gone) }
+        writing.await.map_err(|error| lost("writing objects", Cause::new(error)))?
     }
 }
 
 /// Who asks hashes what comes, so what was hashed here a while ago is only read.
-fn send_all(store: &ObjectStore, wanted: &[ObjectId], to: &mut Outlet<'_>) -> Result<(), Stopped> {
+fn send_all(store: &ObjectStore, wanted: &[ObjectId], to: &mut Outlet) -> Result<(), Stopped> {
     for id in wanted {
         let object = store.open_object(id)?;
         to.send(Piece::Begin { id: *id, size: object.size() })?;
@@ -200,7 +147,7 @@ fn send_all(store: &ObjectStore, wanted: &[ObjectId], to: &mut Outlet<'_>) -> Re
     Ok(())
 }
 
-fn send_mapped(store: &ObjectStore, id: &ObjectId, to: &mut Outlet<'_>) -> Result<(), Stopped> {
+fn send_mapped(store: &ObjectStore, id: &ObjectId, to: &mut Outlet) -> Result<(), Stopped> {
     let mut bytes = Bytes::from_owner(store.map(id)?);
     while !bytes.is_empty() {
         to.send(Piece::Data(bytes.split_to(Piece::MAX_DATA.min(bytes.len()))))?;
@@ -208,7 +155,7 @@ fn send_mapped(store: &ObjectStore, id: &ObjectId, to: &mut Outlet<'_>) -> Resul
     Ok(())
 }
 
-fn send_rest(store: &ObjectStore, id: ObjectId, offset: u64, to: &mut Outlet<'_>) -> Result<(), Stopped> {
+fn send_rest(store: &ObjectStore, id: ObjectId, offset: u64, to: &mut Outlet) -> Result<(), Stopped> {
     let (file, size) = store.open_rest(&id, offset)?;
     to.send(Piece::Begin { id, size })?;
     let rest = size.saturating_sub(offset);
@@ -216,11 +163,11 @@ fn send_rest(store: &ObjectStore, id: ObjectId, offset: u64, to: &mut Outlet<'_>
     send_data(id, rest, file.take(rest), to)
 }
 
-fn send_read(object: ObjectReader, to: &mut Outlet<'_>) -> Result<(), Stopped> {
+fn send_read(object: ObjectReader, to: &mut Outlet) -> Result<(), Stopped> {
     send_data(object.id(), object.size(), object, to)
 }
 
-fn send_data(id: ObjectId, length: u64, mut from: impl Read, to: &mut Outlet<'_>) -> Result<(), Stopped> {
+fn send_data(id: ObjectId, length: u64, mut from: impl Read, to: &mut Outlet) -> Result<(), Stopped> {
     let mut left = usize::try_from(length).unwrap_or(usize::MAX);
     loop {
         let piece = left.min(Piece::MAX_DATA);
@@ -236,41 +183,92 @@ fn send_data(id: ObjectId, length: u64, mut from: impl Read, to: &mut Outlet<'_>
 }
 
 /// Keeps what was complete, also when something went wrong after it.
-fn receive_all(store: &ObjectStore, pieces: Receiver<Piece>) -> Result<Vec<Verified>, StoreError> {
-    let mut batch = store.batch();
-    let received = receive(&mut batch, pieces);
-    let (kept, durable) = batch.finish()?;
-    received.map(|()| acknowledged(kept, durable))
+fn receive_all(store: &ObjectStore, batches: Receiver<batches::Batch>) -> Result<Vec<Verified>, StoreError> {
+    // Nothing of an upload is garbage before all of it is here, however long that takes.
+    let mut hold = store.hold([], Afterwards::Fresh);
+    thread::scope(|scope| {
+        let (full, settling) = sync_channel::<AddBatch>(0);
+        let settler = thread::Builder::new().name("settle".into()).spawn_scoped(scope, move || {
+            let mut kept = Vec::new();
+            for batch in settling {
+                let (some, durable) = batch.finish()?;
+                kept.extend(acknowledged(some, durable));
+            }
+            Ok(kept)
+        });
+        let settler = settler.map_err(|error| failed("no thread can be had", error))?;
+        let received = receive(store, &mut Inlet::new(batches), &full, &mut hold);
+        drop(full);
+        let kept = settler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        received.map(|()| kept)
+    })
 }
 
 fn acknowledged(kept: Vec<Verified>, _proof: crate::publish::Durable) -> Vec<Verified> {
     kept
 }
 
-fn receive(batch: &mut AddBatch, mut pieces: Receiver<Piece>) -> Result<(), StoreError> {
-    let mut current: Option<ObjectWriter> = None;
-    while let Some(piece) = pieces.blocking_recv() {
-        match piece {
-            Piece::Begin { id, size } => {
-                if let Some(complete) = current.take() {
-                    batch.add(complete)?;
-                }
-                current = Some(batch.begin(id, size)?);
-            }
-            Piece::Data(data) if data.len() > Piece::MAX_DATA => {
-                let limit = Piece::MAX_DATA;
-                return Err(StoreError::Protocol(format!(
-                    "a piece of {} bytes, more than {limit}",
-                    data.len()
-                )));
-            }
-            Piece::Data(data) => current
-                .as_mut()
-                .ok_or_else(|| StoreError::Protocol("data before the object they belong to".into()))?
-                .write(&data)?,
+/// Hands what came on to be made durable, also when something is wrong with what comes then.
+fn receive(
+    store: &ObjectStore,
+    from: &mut Inlet,
+    full: &SyncSender<AddBatch>,
+    hold: &mut Hold,
+) -> Result<(), StoreError> {
+    let mut filling = Filling { batch: store.batch(), bytes: 0, current: None, hold };
+    loop {
+        let more = from.next().and_then(|piece| filling.take(piece));
+        let more = match more {
+            Ok(More::Comes) if filling.bytes < SETTLED => continue,
+            Ok(More::Comes) => Ok(true),
+            Ok(More::Ended) => Ok(false),
+            Err(error) => Err(error),
+        };
+        let batch = std::mem::replace(&mut filling.batch, store.batch());
+        filling.bytes = 0;
+        // Who makes it durable has failed when it takes no more, and its error is the answer.
+        if full.send(batch).is_err() || !more? {
+            return Ok(());
         }
     }
-    current.map_or(Ok(()), |complete| batch.add(complete))
+}
+
+/// What comes, until it is made durable.
+struct Filling<'a> {
+    batch: AddBatch,
+    /// How many bytes of data the batch was given.
+    bytes: u64,
+    current: Option<ObjectWriter>,
+    hold: &'a mut Hold,
+}
+
+enum More {
+    Comes,
+    Ended,
+}
+
+impl Filling<'_> {
+    fn take(&mut self, piece: Option<Piece>) -> Result<More, StoreError> {
+        let Some(Piece::Data(data)) = piece else {
+            if let Some(complete) = self.current.take() {
+                self.batch.add(complete)?;
+            }
+            let Some(Piece::Begin { id, size }) = piece else { return Ok(More::Ended) };
+            self.hold.add(id);
+            self.current = Some(self.batch.begin(id, size)?);
+            return Ok(More::Comes);
+        };
+        let (length, limit) = (data.len(), Piece::MAX_DATA);
+        if length > limit {
+            return Err(StoreError::Protocol(format!("a piece of {length} bytes, more than {limit}")));
+        }
+        let current = self.current.as_mut();
+        current
+            .ok_or_else(|| StoreError::Protocol("data before the object they belong to".into()))?
+            .write(&data)?;
+        self.bytes += length as u64;
+        Ok(More::Comes)
+    }
 }
 
 fn lost(what: &str, cause: Cause) -> StoreError {
