@@ -17,7 +17,6 @@ use dominator_daemon::report::{Show, byte_bar, remark};
 use dominator_daemon::value::HumanBytes;
 use dominator_daemon::{During, Failure, input};
 use dominator_fs::import::{Imported, Selection};
-use dominator_rpc::client::RemoteObjects;
 use serde::Serialize;
 
 pub(crate) use crate::tree::{Tree, read as read_tree};
@@ -113,7 +112,7 @@ pub(crate) async fn send(
 ) -> Result<Added, Failure> {
     let during = || format!("can't add {name}");
     let Ready { offers, source, hashed, _spool } = ready;
-    let objects = RemoteObjects::connect(&server.tls, &server.address).await.during(during)?;
+    let objects = server.object_server().await.during(during)?;
     let tree = image.tree_id();
     let bar = byte_bar("sending", 0);
     let shown = Shown { source, sizes: offers.clone(), bar: bar.clone() };

@@ -17,11 +17,11 @@ use dominator_fs::export;
 use dominator_fs::root::Root;
 use dominator_fs::seam::Kernel;
 use dominator_fs::store::ports::PortStream;
-use dominator_rpc::client::{RemoteImages, RemoteObjects};
-use dominator_rpc::transport::Tls;
+use dominator_rpc::client::RemoteImages;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
+use crate::Server;
 use crate::source::Shown;
 
 /// What was written.
@@ -48,17 +48,12 @@ impl Show for Written {
 ///
 /// # Errors
 /// [`Failure`]; what was written before stays.
-pub(crate) async fn get(
-    tls: &Tls,
-    server: &str,
-    name: &ImageName,
-    directory: PathBuf,
-) -> Result<Written, Failure> {
+pub(crate) async fn get(server: &Server, name: &ImageName, directory: PathBuf) -> Result<Written, Failure> {
     let began = Instant::now();
     let during = || format!("can't get {name}");
-    let images = RemoteImages::connect(tls, server).await.during(during)?;
+    let images = RemoteImages::connect(&server.tls, &server.address).await.during(during)?;
     let tree = images.tree(name).await.during(during)?;
-    let objects = RemoteObjects::connect(tls, server).await.during(during)?;
+    let objects = server.object_server().await.during(during)?;
     let sizes = tree.objects();
     let (count, bytes) = (sizes.len() as u64, sizes.values().sum());
     let bar = byte_bar("getting", 0);

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod add;
+mod compress;
 mod diff;
 mod get;
 mod lint;
@@ -26,11 +27,11 @@ pub use tree::CacheOptions;
 use std::process::ExitCode;
 
 use dominator_core::image::ImageName;
-use dominator_core::port::{ImageError, ImageStore as _};
+use dominator_core::port::{ImageError, ImageStore as _, StoreError};
 use dominator_daemon::process::answer;
 use dominator_daemon::report::{Format, show};
 use dominator_daemon::{During, Failure};
-use dominator_rpc::client::RemoteImages;
+use dominator_rpc::client::{Compression, RemoteImages, RemoteObjects};
 use dominator_rpc::transport::Tls;
 
 use crate::diff::Differences;
@@ -44,12 +45,13 @@ const NAME: &str = "imagetool";
 /// # Errors
 /// [`Failure`], when it could not be done.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
-    let Options { image_server, command, output, tls } = options;
+    let Options { image_server, compress, command, output, tls } = options;
     if let Command::Text(text) = &command {
         return text.run(output.format());
     }
     let tls = tls.tool()?;
-    let server = Server { tls, address: image_server.to_string(), format: output.format() };
+    let compression = compress.with(&image_server);
+    let server = Server { tls, address: image_server.to_string(), compression, format: output.format() };
     match command {
         Command::Add(options) => {
             show(&add::add(&server, options).await?, server.format)?;
@@ -57,7 +59,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Command::List => server.list().await?,
         Command::Show { name } => server.show(&name).await?,
         Command::Get { name, directory } => {
-            show(&get::get(&server.tls, &server.address, &name, directory).await?, server.format)?;
+            show(&get::get(&server, &name, directory).await?, server.format)?;
         }
         Command::Check { name } => return Ok(answer(NAME, server.check(&name).await)),
         Command::Diff { left, right } => return Ok(answer(NAME, server.diff(&left, &right).await)),
@@ -74,10 +76,17 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
 pub(crate) struct Server {
     pub(crate) tls: Tls,
     pub(crate) address: String,
+    pub(crate) compression: Compression,
     pub(crate) format: Format,
 }
 
 impl Server {
+    /// Its objects, compressed on their way where that was asked for.
+    pub(crate) async fn object_server(&self) -> Result<RemoteObjects, StoreError> {
+        let objects = RemoteObjects::connect(&self.tls, &self.address).await?;
+        Ok(objects.compressing(self.compression))
+    }
+
     pub(crate) async fn images(&self) -> Result<RemoteImages, ImageError> {
         RemoteImages::connect(&self.tls, &self.address).await
     }

@@ -11,6 +11,7 @@ use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
 use dominator_daemon::xattrs::XattrOptions;
 
+use crate::compress::Compress;
 use crate::look::{Look, Save};
 use crate::make::Make;
 use crate::text::Text;
@@ -26,6 +27,9 @@ pub struct Options {
     /// Talk to this image server
     #[arg(long, value_name = "HOST:PORT", default_value = "localhost:6971", global = true)]
     pub image_server: HostPort,
+    /// Compress file contents on their way where that is worth it
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Compress::Auto, global = true)]
+    pub compress: Compress,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

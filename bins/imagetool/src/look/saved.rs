@@ -16,7 +16,6 @@ use dominator_daemon::value::HumanBytes;
 use dominator_daemon::{During, Failure};
 use dominator_fs::export::{self, ExportError, Exported, ObjectStream as _};
 use dominator_fs::store::ports::PortStream;
-use dominator_rpc::client::RemoteObjects;
 use serde::Serialize;
 use tokio::runtime::Handle;
 
@@ -155,7 +154,7 @@ impl Server {
         tree: Arc<Snapshot>,
         label: &'static str,
     ) -> Result<PortStream, Failure> {
-        let objects = RemoteObjects::connect(&self.tls, &self.address).await;
+        let objects = self.object_server().await;
         let objects = objects.during(|| format!("can't get objects from {}", self.address))?;
         let source = Shown { source: Arc::new(objects), sizes: tree.objects(), bar: byte_bar(label, 0) };
         Ok(PortStream::new(Arc::new(source), Handle::current()))

@@ -18,7 +18,6 @@ use dominator_core::port::ObjectSource;
 use dominator_core::tree::Snapshot;
 use dominator_daemon::value::HostPort;
 use dominator_daemon::{During, Failure, input};
-use dominator_rpc::client::RemoteObjects;
 
 use crate::Server;
 use crate::add::{self, Added};
@@ -169,7 +168,7 @@ async fn copy(server: &Server, name: &ImageName, of: &ImageName) -> Result<Added
 impl Server {
     /// The server's own objects.
     async fn objects(&self) -> Result<Arc<dyn ObjectSource>, Failure> {
-        let objects = RemoteObjects::connect(&self.tls, &self.address).await;
+        let objects = self.object_server().await;
         Ok(Arc::new(objects.during(|| format!("can't reach the objects of {}", self.address))?))
     }
 }
