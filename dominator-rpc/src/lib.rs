@@ -35,6 +35,7 @@ pub mod client;
 pub mod controller;
 pub mod limits;
 mod lines;
+pub mod log;
 pub mod metrics;
 pub mod readiness;
 pub mod server;

@@ -59,6 +59,10 @@ pub const PATH_TOLD: usize = 256;
 pub const LINES: u32 = 10;
 /// In how many parts the addresses are for that, so that lines about one do not leave out those about most others.
 pub const LINES_APART: u64 = 8;
+/// How many may watch a log at once.
+pub const LOG_WATCHERS: usize = 16;
+/// For how many seconds another log level than the usual one may be asked for: a week.
+pub const LOG_LEVEL_SECONDS: u64 = 7 * 86_400;
 /// How large the headers of one call may be, in bytes.
 pub const HEADERS: u32 = 16 * 1024;
 

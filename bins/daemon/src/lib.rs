@@ -27,6 +27,7 @@ pub mod plan;
 pub mod process;
 pub mod remark;
 pub mod report;
+pub mod roles;
 mod serve;
 pub mod tls;
 pub mod value;

@@ -1,6 +1,7 @@
 //! The network side of a daemon.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use dominator_pki::PkiError;
@@ -10,7 +11,7 @@ use dominator_rpc::server::Services;
 use dominator_rpc::transport::{Follower, Server, Tls, danger};
 
 use crate::failure::{During, Failure, chain};
-use crate::logging::Proof;
+use crate::logging::{self, LogControl, Proof};
 use crate::notify;
 use crate::process::{DaemonOptions, Reload, Shutdown};
 use crate::tls::TlsOptions;
@@ -106,6 +107,11 @@ pub async fn serve_and_tell(
     let condition = vitals.listening();
     let services = services.readiness(vitals.readiness.clone());
     let services = services.during(|| "can't serve whether the daemon is ready".into())?;
+    let log = logging::control();
+    let services = match log {
+        Some(log) => services.logger(log.ring(), Arc::new(log)),
+        None => services,
+    };
     let server = Server::bind(options.listen, tls.clone(), services).await;
     let server = server.during(|| format!("can't listen on {}", options.listen))?;
     let server = server.with_metrics(vitals.metrics.clone());
@@ -117,12 +123,22 @@ pub async fn serve_and_tell(
         shutdown.requested().await;
         notify::tell("STOPPING=1");
         vitals.readiness.end();
+        log.iter().for_each(|log| log.ring().end());
     };
     let metrics = server.metrics();
     tokio::select! {
         done = server.serve(ending) => done.during(|| "the server failed".into()),
         never = follow(tls.clone(), files, metrics, hangup) => match never {},
         never = vitals.watch_certificate(&tls) => match never {},
+        never = keep_level(log) => match never {},
+    }
+}
+
+/// Has the usual log level return.
+async fn keep_level(log: Option<&LogControl>) -> Infallible {
+    match log {
+        Some(log) => log.keep().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,7 @@ use dominator_daemon::process::EXIT_STATUS;
 use dominator_daemon::report::{OutputOptions, Show, show};
 use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::HostPort;
-use dominator_daemon::{During, Failure};
+use dominator_daemon::{During, Failure, roles};
 use dominator_rpc::client::{ServerMethods, list_methods};
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ pub struct Options {
     #[arg(value_name = "HOST:PORT")]
     pub server: HostPort,
     /// What it must prove to be: subd, dominator, imageserver, … [default: by its port]
-    #[arg(long, value_parser = role)]
+    #[arg(long, value_parser = roles::role)]
     pub role: Option<Role>,
     /// Show those only that everybody with a certificate may call
     #[arg(long)]
@@ -45,9 +45,7 @@ Example:
 /// [`Failure`], when the server could not be asked.
 pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let server = &options.server;
-    let expected = options.role.or_else(|| role_at(server.port())).ok_or_else(|| {
-        Failure::new(format!("say with --role what listens at port {} of {}", server.port(), server.host()))
-    })?;
+    let expected = roles::expected(options.role, server)?;
     let tls = options.tls.tool()?;
     let listed = list_methods(&tls, &server.to_string(), expected).await;
     let ServerMethods { version, methods } =
@@ -92,24 +90,5 @@ impl Listing {
 impl Show for Listing {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         self.methods.iter().try_for_each(|method| writeln!(out, "{}", method.name))
-    }
-}
-
-fn role(name: &str) -> Result<Role, String> {
-    let known = || Role::ALL.map(Role::name).join(", ");
-    Role::named(name).ok_or_else(|| format!("there are these: {}", known()))
-}
-
-/// Who listens at a well-known port.
-fn role_at(port: u16) -> Option<Role> {
-    match port {
-        6969 => Some(Role::Subd),
-        6970 => Some(Role::Dominator),
-        6971 => Some(Role::ImageServer),
-        6972 => Some(Role::FilegenServer),
-        6973 => Some(Role::Mdbd),
-        6975 => Some(Role::Imaginator),
-        6979 => Some(Role::DisruptionManager),
-        _ => None,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use crate::process::Outcome;
 
 /// What is tried here, as packages and as programs.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "subd",
     "imageserver",
     "dominator",
@@ -14,6 +14,7 @@ const PROGRAMS: [&str; 9] = [
     "domtool",
     "subtool",
     "list-methods",
+    "logtool",
     "make-cert",
     "show-cert",
 ];

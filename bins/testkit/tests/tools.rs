@@ -168,7 +168,8 @@ fn a_newcomer_without_certificates_is_told_how_to_show_one() {
 fn help_shows_an_example_and_where_certificates_are_looked_for() {
     let daemons =
         ["subd", "imageserver", "dominator"].map(|daemon| (daemon, format!("/etc/ssl/{daemon}/cert.pem")));
-    let tools = ["imagetool", "domtool", "subtool", "list-methods"].map(|tool| (tool, "~/.ssl]".into()));
+    let tools =
+        ["imagetool", "domtool", "subtool", "list-methods", "logtool"].map(|tool| (tool, "~/.ssl]".into()));
     for (program, place) in daemons.into_iter().chain(tools) {
         let help = Outcome::of(Command::new(binary(program)).arg("--help")).success();
         assert!(help.contains("Example"), "{program}: {help}");

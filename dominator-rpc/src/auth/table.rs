@@ -10,7 +10,7 @@ const PUBLIC_CHANGES: Rule = Rule::CHANGES.open_to(Access::Public);
 ///
 /// OFF-SPEC: the reference lets every identity poll agents; here a certificate must list `Subd.Poll`, as the answer
 /// tells what is installed on a machine.
-const TABLE: [(&str, Rule, Reach); 35] = [
+const TABLE: [(&str, Rule, Reach); 39] = [
     // Public, as in the reference, are these three: the handler asks whether the machine is the caller's.
     // OFF-SPEC: the reference's root without a certificate is nobody here.
     ("Dominator.ClearSafetyShutoff", PUBLIC_CHANGES, NamedMachines),
@@ -30,6 +30,11 @@ const TABLE: [(&str, Rule, Reach); 35] = [
     // Names of images are no secret: scopes limit powers, and this needs none.
     ("ImageServer.ListImages", PUBLIC_READS, Nothing),
     ("Introspection.ListMethods", PUBLIC_READS, Nothing),
+    // What a log says of a machine is for those who may look after it.
+    ("Logger.GetLevel", READS, ThisMachine),
+    ("Logger.Print", CHANGES, ThisMachine),
+    ("Logger.SetDebugLevel", CHANGES, ThisMachine),
+    ("Logger.Watch", READS, ThisMachine),
     // Objects bear no names and do nothing until an image or a plan names them.
     ("ObjectServer.AddObjects", CHANGES, Nothing),
     ("ObjectServer.CheckObjects", READS, Nothing),
@@ -89,6 +94,7 @@ mod tests {
             include_str!("../../proto/dominator/v1/dominator.proto"),
             include_str!("../../proto/dominator/v1/image_server.proto"),
             include_str!("../../proto/dominator/v1/introspection.proto"),
+            include_str!("../../proto/dominator/v1/logger.proto"),
             include_str!("../../proto/dominator/v1/object_server.proto"),
             include_str!("../../proto/dominator/v1/subd.proto"),
         ];

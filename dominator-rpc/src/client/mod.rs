@@ -9,12 +9,15 @@ mod dial;
 mod fleet;
 mod images;
 mod introspection;
+mod logger;
 mod objects;
 
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
+
+pub use logger::{LogError, LogNews, LogQuery, RemoteLog};
 
 pub use agent::RemoteAgent;
 pub use dial::{Dialer, Sources};

@@ -5,6 +5,7 @@ mod fleet;
 mod health;
 mod images;
 mod introspection;
+mod logger;
 mod objects;
 mod rates;
 mod subd;
@@ -32,10 +33,12 @@ use tower::Service;
 use crate::auth::{Audit, BadPolicy, Caller, Permit, Policy, methods, path, rule};
 use crate::controller::FleetControl;
 use crate::limits;
+use crate::log::{LogLevels, LogRing};
 use crate::readiness::Readiness;
 use crate::v1::dominator_server::DominatorServer;
 use crate::v1::image_server_server::ImageServerServer;
 use crate::v1::introspection_server::IntrospectionServer;
+use crate::v1::logger_server::LoggerServer;
 use crate::v1::object_server_server::ObjectServerServer;
 use crate::v1::subd_server::SubdServer;
 
@@ -180,6 +183,16 @@ impl Services {
             DominatorServer::new(fleet::FleetService::new(fleet)).max_decoding_message_size(limits::MESSAGE),
         );
         self.offering("Dominator")
+    }
+
+    /// Serves the log of this process as `Logger`: its last lines and those that come, from `ring`, and what gets into it.
+    #[must_use]
+    pub fn logger(mut self, ring: LogRing, levels: Arc<dyn LogLevels>) -> Self {
+        self.routes.add_service(
+            LoggerServer::new(logger::LoggerService::new(ring, levels))
+                .max_decoding_message_size(limits::MESSAGE),
+        );
+        self.offering("Logger")
     }
 
     fn offering(mut self, service: &'static str) -> Self {

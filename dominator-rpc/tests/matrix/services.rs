@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dominator_core::auth::Role;
@@ -11,6 +12,7 @@ use dominator_core::port::{Agent as _, ImageStore as _, ObjectStore as _, PollRe
 use dominator_core_testkit::{image_of, tree_of};
 use dominator_rpc::client::{RemoteAgent, RemoteFleet, RemoteImages, RemoteObjects, list_methods};
 use dominator_rpc::controller::{Consent, FleetControl, FleetError, Progress, SubInfo, Switch, Updates};
+use dominator_rpc::log::{BadLevel, Levels, LogLevels, LogRing};
 use dominator_rpc::server::Services;
 use dominator_rpc::transport::Tls;
 
@@ -179,7 +181,8 @@ impl Client {
 /// Every service at one server.
 pub fn everything() -> Services {
     let stores = Stores::new();
-    stores.services().agent(fake_agent()).fleet(Arc::new(NoMachines))
+    let services = stores.services().agent(fake_agent()).fleet(Arc::new(NoMachines));
+    services.logger(LogRing::new(), Arc::new(FixedLevels))
 }
 
 /// The path of a method's gRPC requests.
@@ -191,6 +194,19 @@ fn failure(error: impl Error) -> Failure {
     let debug = format!("{error:?}");
     let kind = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     Failure { kind: kind.into(), text: chain(&error) }
+}
+
+/// A log that is as it is.
+struct FixedLevels;
+
+impl LogLevels for FixedLevels {
+    fn levels(&self) -> Levels {
+        Levels { level: "info".into(), usual: "info".into(), left: None }
+    }
+
+    fn set(&self, _level: &str, _time: Option<Duration>) -> Result<Levels, BadLevel> {
+        Ok(self.levels())
+    }
 }
 
 /// A controller without machines.
