@@ -43,6 +43,10 @@ pub const ADDRESS: usize = 300;
 pub const IMAGE_INODES: u64 = 10_000_000;
 /// How many images a server may list.
 pub const IMAGES: usize = 1_000_000;
+/// How many images may be named in one question.
+pub const NAMES: usize = 1000;
+/// How many objects a server may list that no image needs.
+pub const UNREFERENCED: usize = 50_000_000;
 /// How many machines a controller may list.
 pub const MACHINES: usize = 1_000_000;
 /// How many failures of an update are told.

@@ -15,15 +15,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
 use dominator_core::plan::{Need, Needs, Operation, Plan};
 use dominator_core::port::{
-    Agent, AgentDetails, AgentError, AgentMode, AgentStatus, BadImage, Boost, Cause, Chain, Configuration,
-    Corruption, DisruptionState, FetchReport, FetchRequest, ImageError, ImageStore, LockToken, Note,
-    ObjectSource, ObjectSources, ObjectStore, Pacing, PathFailure, Percent, Piece, PollReply, PollRequest,
-    Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus, SourceFailure, StoreError, TrialReason,
-    TrialStatus, Undoable, UpdateReport, UpdateRequest, Works,
+    Agent, AgentDetails, AgentError, AgentMode, AgentStatus, Amount, BadImage, Boost, Cause, Chain,
+    Collected, Configuration, Corruption, DisruptionState, FetchReport, FetchRequest, ImageError, ImageStore,
+    LockToken, Note, ObjectSource, ObjectSources, ObjectStatistics, ObjectStore, Pacing, PathFailure,
+    Percent, Piece, PollReply, PollRequest, Reconfiguration, ScanReach, ScanStatus, Scanned, ScrubStatus,
+    Share, SourceFailure, StoreError, TrialReason, TrialStatus, Undoable, Unreferenced, UpdateReport,
+    UpdateRequest, Works,
 };
+use dominator_core::tree::Snapshot;
 use dominator_core::trigger::Triggers;
 use dominator_core::view::{View, ViewId};
 use dominator_core_testkit::{MemoryObjects, image_of, tree_of};
@@ -618,4 +621,79 @@ async fn a_source_that_was_lost_is_found_again() {
     let source = sources.source(&at).await.unwrap();
     MemoryObjects::default().add(source.objects(vec![id]).await.unwrap()).await.unwrap();
     serving.abort();
+}
+
+/// Knows of garbage, and of nothing else.
+struct Tidy(Mutex<Vec<Share>>);
+
+const GARBAGE: u64 = 40_000;
+
+fn unreferenced(number: u64) -> Unreferenced {
+    Unreferenced { id: ObjectId::of(&number.to_be_bytes()), size: number, since: 1_700_000_000 + number }
+}
+
+#[async_trait]
+impl ImageStore for Tidy {
+    async fn list(&self) -> Result<Vec<ImageName>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    async fn image(&self, _: &ImageName) -> Result<Arc<Image>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    async fn tree(&self, _: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    async fn add(&self, _: &ImageName, _: Image) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    async fn delete(&self, _: &ImageName) -> Result<(), ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    async fn unreferenced(&self) -> Result<Vec<Unreferenced>, ImageError> {
+        Ok((0..GARBAGE).map(unreferenced).collect())
+    }
+
+    async fn collect(&self, share: Share) -> Result<Collected, ImageError> {
+        self.0.lock().unwrap().push(share);
+        let amount = |objects, bytes| Amount { objects, bytes };
+        Ok(Collected { removed: amount(1, 2), left: amount(3, u64::MAX) })
+    }
+
+    async fn statistics(&self, names: Vec<ImageName>) -> Result<ObjectStatistics, ImageError> {
+        if names.iter().any(|name| name.as_str() == "none") {
+            return Err(ImageError::NotFound { name: "none".parse().unwrap() });
+        }
+        let needed = Amount { objects: names.len() as u64, bytes: 7 };
+        Ok(ObjectStatistics { needed, alone: Amount { objects: 1, bytes: 0 } })
+    }
+}
+
+#[tokio::test]
+async fn what_no_image_needs_is_told_and_deleted_from_afar_as_near() {
+    let (world, tidy) = (World::new(), Arc::new(Tidy(Mutex::default())));
+    let server = world.serve("imageserver", Services::new("test").images(tidy.clone(), support::noon)).await;
+    let methods = "ImageServer.DeleteUnreferencedObjects";
+    let remote = RemoteImages::connect(&world.tls("alice", methods), &server.at()).await.unwrap();
+    assert_eq!(remote.unreferenced().await.unwrap(), tidy.unreferenced().await.unwrap());
+    let share = Share { percent: 100, bytes: u64::MAX };
+    assert_eq!(remote.collect(share).await.unwrap(), tidy.collect(share).await.unwrap());
+    assert_eq!(*tidy.0.lock().unwrap(), [share, share]);
+    let names: Vec<ImageName> = ["web/1", "web/2"].iter().map(|name| name.parse().unwrap()).collect();
+    let near = tidy.statistics(names.clone()).await.unwrap();
+    assert_eq!(remote.statistics(names.clone()).await.unwrap(), near);
+    let missing = remote.statistics(vec!["none".parse().unwrap()]).await;
+    assert!(matches!(missing, Err(ImageError::NotFound { .. })));
+    assert!(remote.statistics(Vec::new()).await.is_err(), "none is named");
+    assert!(remote.statistics(vec![names[0].clone(); 1001]).await.is_err(), "too many are");
+    assert!(remote.collect(Share { percent: 101, bytes: 0 }).await.is_err());
+    assert_eq!(tidy.0.lock().unwrap().len(), 2);
+    let stranger =
+        RemoteImages::connect(&world.tls("bob", "ImageServer.AddImage"), &server.at()).await.unwrap();
+    assert!(matches!(stranger.collect(share).await, Err(ImageError::Denied(_))));
+    assert!(stranger.unreferenced().await.is_ok());
 }

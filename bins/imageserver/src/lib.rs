@@ -1,8 +1,10 @@
 //! The image server's daemon: joins an object store and an image store on this disk to the network.
 #![forbid(unsafe_code)]
 
+mod garbage;
 mod options;
 
+pub use garbage::GarbageOptions;
 pub use options::{DAEMON, Options};
 
 use std::num::NonZeroU64;
@@ -24,12 +26,14 @@ use dominator_rpc::server::Services;
 /// [`Failure`] when it can't start or can't listen.
 pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> {
     warn_if_root(DAEMON.name);
+    let thresholds = options.garbage.thresholds()?;
     let tls = options.common.tls.daemon(DAEMON.name)?;
     let (image_dir, object_dir) = (options.image_dir(), options.object_dir());
     let stores = options.common.vitals.readiness.condition("stores", "they are being opened");
     let opened = tokio::task::spawn_blocking(move || open(&image_dir, &object_dir)).await;
     let (images, objects) = opened.during(|| "can't open the stores".into())??;
     stores.met();
+    let images = LocalImages::new(images).keeping(options.garbage.keep_objects.get());
     let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
     let services = Services::new(env!("CARGO_PKG_VERSION")).audited(audit);
     let services = match options.client_bytes_per_second.and_then(NonZeroU64::new) {
@@ -38,8 +42,11 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     };
     let services = services
         .objects(Arc::new(LocalObjects::new(objects)))
-        .images(Arc::new(LocalImages::new(images)), SystemTime::now);
-    dominator_daemon::serve(&options.common, tls, services, shutdown).await
+        .images(Arc::new(images.clone()), SystemTime::now);
+    tokio::select! {
+        done = dominator_daemon::serve(&options.common, tls, services, shutdown) => done,
+        never = garbage::collect(images, thresholds) => match never {},
+    }
 }
 
 fn open(image_dir: &Path, object_dir: &Path) -> Result<(ImageStore, ObjectStore), Failure> {

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use dominator_daemon::{Daemon, DaemonOptions};
 
+use crate::garbage::GarbageOptions;
+
 /// What this daemon is called and where it lives.
 pub const DAEMON: Daemon =
     Daemon { name: "imageserver", listen: "0.0.0.0:6971", state_dir: "/var/lib/imageserver" };
@@ -24,6 +26,9 @@ pub struct Options {
     /// many as there can be]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(65_536..))]
     pub client_bytes_per_second: Option<u64>,
+    /// What becomes of objects that no image needs.
+    #[command(flatten)]
+    pub garbage: GarbageOptions,
     /// What every daemon has. Last, as its headings would stand above what follows.
     #[command(flatten)]
     pub common: DaemonOptions,

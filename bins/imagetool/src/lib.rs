@@ -4,6 +4,7 @@
 mod add;
 mod compress;
 mod diff;
+mod garbage;
 mod get;
 mod lint;
 mod list;
@@ -27,7 +28,7 @@ pub use tree::CacheOptions;
 use std::process::ExitCode;
 
 use dominator_core::image::ImageName;
-use dominator_core::port::{ImageError, ImageStore as _, StoreError};
+use dominator_core::port::{ImageError, ImageStore as _, Share, StoreError};
 use dominator_daemon::process::answer;
 use dominator_daemon::report::{Format, show};
 use dominator_daemon::{During, Failure};
@@ -68,6 +69,12 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Command::Make(make) => return make.run(&server).await,
         Command::Save(save) => return save.run(&server).await,
         Command::Text(_) => {}
+        Command::ListUnreferenced => server.list_unreferenced().await?,
+        Command::ShowUnreferenced => server.show_unreferenced().await?,
+        Command::DeleteUnreferenced { percent, bytes } => {
+            server.delete_unreferenced(Share { percent, bytes }).await?;
+        }
+        Command::Statistics { names } => server.statistics(names).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

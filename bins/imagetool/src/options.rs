@@ -102,6 +102,31 @@ pub enum Command {
         /// Which image
         name: ImageName,
     },
+    /// Delete objects that no image needs, those first that have waited longest: the larger of a share and a number of bytes
+    ///
+    /// What is being uploaded or read stays, and what was added, offered or needed within the last hour, unless the server
+    /// was told otherwise. Nothing is deleted while an image can't be read.
+    #[command(name = "delunrefobj")]
+    DeleteUnreferenced {
+        /// That much of the bytes there are, in percent
+        #[arg(value_parser = clap::value_parser!(u8).range(..=100))]
+        percent: u8,
+        /// So many bytes
+        bytes: u64,
+    },
+    /// List all objects that no image needs, with their lengths, those first that have waited longest
+    #[command(name = "listunrefobj")]
+    ListUnreferenced,
+    /// Show how many objects no image needs
+    #[command(name = "showunrefobj")]
+    ShowUnreferenced,
+    /// Show how much some images take together, and how much of it would be free without them
+    #[command(name = "get-object-statistics-for-images")]
+    Statistics {
+        /// Which images
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<ImageName>,
+    },
 }
 
 /// What to add.

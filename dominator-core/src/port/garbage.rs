@@ -1,7 +1,3 @@
-use async_trait::async_trait;
-
-use super::ImageError;
-use crate::image::ImageName;
 use crate::object::ObjectId;
 
 /// An object that no image needs.
@@ -66,28 +62,6 @@ pub struct ObjectStatistics {
     pub needed: Amount,
     /// What of this no other image needs.
     pub alone: Amount,
-}
-
-/// What an image server keeps for nobody.
-#[async_trait]
-pub trait Garbage: Send + Sync {
-    /// All objects that no image needs, those first that have waited longest; also those that are too young to be removed.
-    ///
-    /// # Errors
-    /// [`ImageError::Failed`] when what an image needs can't be found out.
-    async fn unreferenced(&self) -> Result<Vec<Unreferenced>, ImageError>;
-
-    /// Removes garbage, what has waited longest first; nothing that is being uploaded or read, or was lately.
-    ///
-    /// # Errors
-    /// [`ImageError::Failed`] when what an image needs can't be found out; nothing is removed then.
-    async fn collect(&self, share: Share) -> Result<Collected, ImageError>;
-
-    /// What the images of those names take.
-    ///
-    /// # Errors
-    /// [`ImageError::NotFound`] and the like for a name there is no image of; [`ImageError::Failed`].
-    async fn statistics(&self, names: Vec<ImageName>) -> Result<ObjectStatistics, ImageError>;
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_core::Stream;
 use thiserror::Error;
 
-use super::{Cause, Replication};
+use super::{Cause, Collected, ObjectStatistics, Replication, Share, Unreferenced};
 use crate::catalog::{ExpiryChange, ExpiryRefusal, ImageUpdate, Latest, Position, Selection};
 use crate::image::{Image, ImageName, ImageState};
 use crate::namespace::{DirectoryName, GroupName, ImageDirectory};
@@ -116,6 +116,22 @@ pub trait ImageStore: Send + Sync {
     /// Removes the images that have passed their time at `now`, in seconds since 1970; their names are free again. Says
     /// when the next one ends.
     async fn expire(&self, _now: u64) -> Result<Option<u64>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// All objects that no image needs, those first that have waited longest; also those that are too young to be removed.
+    async fn unreferenced(&self) -> Result<Vec<Unreferenced>, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// Removes objects that no image needs, what has waited longest first; nothing that is being uploaded or read, or was
+    /// lately. Nothing at all when what an image needs can't be found out.
+    async fn collect(&self, _: Share) -> Result<Collected, ImageError> {
+        Err(ImageError::Unsupported)
+    }
+
+    /// What images take, each of which must be there.
+    async fn statistics(&self, _: Vec<ImageName>) -> Result<ObjectStatistics, ImageError> {
         Err(ImageError::Unsupported)
     }
 }

@@ -27,7 +27,7 @@ pub use fleet::{
     MachineSource, MachineSourceError, Prober, Revision, Rules, ServiceAction, ServiceError, ServiceRunner,
     ServiceState, Unhealthy,
 };
-pub use garbage::{Amount, Collected, Garbage, ObjectStatistics, Share, Unreferenced};
+pub use garbage::{Amount, Collected, ObjectStatistics, Share, Unreferenced};
 pub use image::{ImageError, ImageStore, ImageUpdates, Parents};
 pub use object::{
     ObjectSource, ObjectSources, ObjectStore, Piece, Pieces, SourceFailure, StoreError, Verified,

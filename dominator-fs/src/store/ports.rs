@@ -6,12 +6,10 @@
 pub(crate) mod batches;
 mod bridge;
 mod cluster;
-mod garbage;
 mod images;
 mod objects;
 
 pub use bridge::{PortSink, PortStream};
-pub use garbage::LocalGarbage;
 pub use images::LocalImages;
 pub use objects::LocalObjects;
 

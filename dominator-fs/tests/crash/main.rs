@@ -14,5 +14,9 @@ mod objects;
 mod play;
 mod publish;
 mod random;
+mod stores;
+#[allow(dead_code, reason = "the tests of garbage need more of it")]
+#[path = "../garbage/support.rs"]
+mod support;
 mod trial;
 mod update;

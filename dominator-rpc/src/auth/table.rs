@@ -10,7 +10,7 @@ const PUBLIC_CHANGES: Rule = Rule::CHANGES.open_to(Access::Public);
 ///
 /// OFF-SPEC: the reference lets every identity poll agents; here a certificate must list `Subd.Poll`, as the answer
 /// tells what is installed on a machine.
-const TABLE: [(&str, Rule, Reach); 39] = [
+const TABLE: [(&str, Rule, Reach); 42] = [
     // Public, as in the reference, are these three: the handler asks whether the machine is the caller's.
     // OFF-SPEC: the reference's root without a certificate is nobody here.
     ("Dominator.ClearSafetyShutoff", PUBLIC_CHANGES, NamedMachines),
@@ -25,10 +25,15 @@ const TABLE: [(&str, Rule, Reach); 39] = [
     ("ImageServer.CheckImage", PUBLIC_READS, NamedImages),
     // Public, as in the reference: the handler asks whether the caller made or owns the image.
     ("ImageServer.DeleteImage", PUBLIC_CHANGES, NamedImages),
+    // What no image needs is nobody's.
+    ("ImageServer.DeleteUnreferencedObjects", CHANGES, Nothing),
     ("ImageServer.GetImage", PUBLIC_READS, NamedImages),
     ("ImageServer.GetImageExpiration", PUBLIC_READS, NamedImages),
+    ("ImageServer.GetObjectStatisticsForImages", PUBLIC_READS, NamedImages),
     // Names of images are no secret: scopes limit powers, and this needs none.
     ("ImageServer.ListImages", PUBLIC_READS, Nothing),
+    // Nor what no image needs.
+    ("ImageServer.ListUnreferencedObjects", PUBLIC_READS, Nothing),
     ("Introspection.ListMethods", PUBLIC_READS, Nothing),
     // What a log says of a machine is for those who may look after it.
     ("Logger.GetLevel", READS, ThisMachine),

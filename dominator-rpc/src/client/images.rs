@@ -5,7 +5,7 @@ use bytes::Bytes;
 use dominator_core::auth::Role;
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
-use dominator_core::port::{Cause, ImageError, ImageStore};
+use dominator_core::port::{Cause, Collected, ImageError, ImageStore, ObjectStatistics, Share, Unreferenced};
 use dominator_core::tree::{Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
 use futures_util::stream;
 use tonic::Status;
@@ -24,7 +24,7 @@ const GETTING: &str = "getting the image failed";
 /// names.
 #[derive(Clone, Debug)]
 pub struct RemoteImages {
-    client: ImageServerClient<Channel>,
+    pub(super) client: ImageServerClient<Channel>,
 }
 
 /// An image as it came.
@@ -149,6 +149,18 @@ impl ImageStore for RemoteImages {
         let mut client = self.client.clone();
         let answer = within(limits::STALL, client.delete_image(request(name))).await;
         answer.map(drop).map_err(|status| image_error("deleting the image failed", status))
+    }
+
+    async fn unreferenced(&self) -> Result<Vec<Unreferenced>, ImageError> {
+        self.list_unreferenced().await
+    }
+
+    async fn collect(&self, share: Share) -> Result<Collected, ImageError> {
+        self.delete_unreferenced(share).await
+    }
+
+    async fn statistics(&self, names: Vec<ImageName>) -> Result<ObjectStatistics, ImageError> {
+        self.object_statistics(&names).await
     }
 }
 

@@ -7,6 +7,7 @@ mod agent;
 mod answers;
 mod dial;
 mod fleet;
+mod garbage;
 mod images;
 mod introspection;
 mod logger;

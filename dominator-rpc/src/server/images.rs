@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::driven::Driven;
 use super::turns::Turns;
-use super::{Answer, next, permit};
+use super::{Answer, garbage, next, permit};
 use crate::auth::{Caller, Gate, Permit};
 use crate::v1::add_image_request::Part as AddPart;
 use crate::v1::get_image_reply::Part;
@@ -116,6 +116,29 @@ impl ImageServer for ImageService {
         let name = wire::image_name(&request.get_ref().name)?;
         let image = self.image(Caller::of(&request)?.may_image(&name)?, &name).await?;
         Ok(Response::new(v1::GetImageExpirationReply { expires_at: image.expires_at }))
+    }
+
+    type ListUnreferencedObjectsStream = Answer<v1::UnreferencedObjects>;
+
+    async fn list_unreferenced_objects(
+        &self,
+        request: Request<v1::Empty>,
+    ) -> Result<Response<Self::ListUnreferencedObjectsStream>, Status> {
+        garbage::list(&self.images, &request).await
+    }
+
+    async fn delete_unreferenced_objects(
+        &self,
+        request: Request<v1::DeleteUnreferencedObjectsRequest>,
+    ) -> Result<Response<v1::DeleteUnreferencedObjectsReply>, Status> {
+        garbage::delete(&self.images, &request).await
+    }
+
+    async fn get_object_statistics_for_images(
+        &self,
+        request: Request<v1::ObjectStatisticsRequest>,
+    ) -> Result<Response<v1::ObjectStatistics>, Status> {
+        garbage::statistics(&self.images, &request).await
     }
 }
 

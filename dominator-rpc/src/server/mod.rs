@@ -2,6 +2,7 @@
 
 mod driven;
 mod fleet;
+mod garbage;
 mod health;
 mod images;
 mod introspection;

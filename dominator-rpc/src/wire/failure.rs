@@ -157,6 +157,7 @@ pub(crate) fn image_status(error: &ImageError) -> Status {
         ImageError::Unreachable(cause) => {
             return status(Code::Unavailable, text(cause), Some(Kind::Unreachable(true)));
         }
+        ImageError::Unsupported => (Code::Unimplemented, None),
         ImageError::Failed { .. } | _ => (Code::Internal, None),
     };
     status(code, text(error), kind)

@@ -1,6 +1,7 @@
 //! Between the protocol's messages and the core's types. Everything that comes in is parsed here, or refused.
 
 mod agent;
+mod amount;
 mod codec;
 mod collect;
 mod compress;
@@ -17,6 +18,7 @@ mod update;
 pub(crate) use agent::{
     configuration, configuration_from, image_name, reconfiguration, reconfiguration_from, traits_from,
 };
+pub(crate) use amount::{amount, amount_from};
 pub(crate) use codec::Codec;
 pub(crate) use collect::{Collector, chunks, decode};
 pub(crate) use compress::{Packing, Presses};

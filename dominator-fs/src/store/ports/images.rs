@@ -1,9 +1,13 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dominator_core::catalog::{ExpiryChange, Latest, Position, Selection};
+use dominator_core::garbage::Thresholds;
 use dominator_core::image::{Image, ImageName, ImageState};
-use dominator_core::port::{self, ImageError, ImageUpdates};
+use dominator_core::port::{
+    self, Collected, ImageError, ImageUpdates, ObjectStatistics, Share, Unreferenced,
+};
 use dominator_core::tree::Snapshot;
 use futures_util::StreamExt as _;
 
@@ -12,18 +16,54 @@ use crate::store::images::ImageStore;
 
 /// How many images are read or written at a time; others wait for their turn.
 const SHARE: usize = 8;
+/// How many look for garbage; others wait for their turn, as they would for one another.
+const GARBAGE: usize = 2;
 
 /// An [`ImageStore`] as the port. Clones share it.
 #[derive(Clone, Debug)]
 pub struct LocalImages {
     store: ImageStore,
+    keep: Duration,
     pool: Pool,
+    /// For what takes all images to be read.
+    garbage: Pool,
 }
 
 impl LocalImages {
+    /// How long objects are kept, unless told otherwise, after they were uploaded, offered or needed last.
+    pub const KEEP: Duration = Duration::from_secs(3600);
+
     /// Serves `store`.
     pub fn new(store: ImageStore) -> Self {
-        Self { store, pool: Pool::new(SHARE) }
+        Self { store, keep: Self::KEEP, pool: Pool::new(SHARE), garbage: Pool::new(GARBAGE) }
+    }
+
+    /// Keeps objects for that long after they were uploaded, offered or needed last.
+    #[must_use]
+    pub fn keeping(self, keep: Duration) -> Self {
+        Self { keep, ..self }
+    }
+
+    /// As [`ImageStore::relieve`].
+    ///
+    /// # Errors
+    /// As [`ImageStore::relieve`].
+    pub async fn relieve(
+        &self,
+        thresholds: Thresholds,
+        thorough: bool,
+    ) -> Result<Option<Collected>, ImageError> {
+        let keep = self.keep;
+        self.look_through(move |store| store.relieve(&thresholds, keep, thorough)).await
+    }
+
+    async fn look_through<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ImageStore) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let store = self.store.clone();
+        let lost = |cause| ImageError::Failed { what: "looking for garbage was given up".into(), cause };
+        self.garbage.run(move || work(&store)).await.map_err(lost)?
     }
 
     /// The store that is served.
@@ -110,5 +150,18 @@ impl port::ImageStore for LocalImages {
             self.run(move |store| store.expire(now).map(drop)).await?;
         }
         Ok(catalog.next_end())
+    }
+
+    async fn unreferenced(&self) -> Result<Vec<Unreferenced>, ImageError> {
+        self.look_through(ImageStore::unreferenced).await
+    }
+
+    async fn collect(&self, share: Share) -> Result<Collected, ImageError> {
+        let keep = self.keep;
+        self.look_through(move |store| store.collect(keep, |garbage| share.of(garbage))).await
+    }
+
+    async fn statistics(&self, names: Vec<ImageName>) -> Result<ObjectStatistics, ImageError> {
+        self.look_through(move |store| store.statistics(&names)).await
     }
 }
