@@ -2,11 +2,14 @@
 
 mod check;
 mod ending;
+mod fsck;
 mod garbage;
 mod index;
 mod load;
 mod replace;
 mod tombstone;
+
+pub use fsck::Checked;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,13 +1,11 @@
 //! Images are whole or not there, whatever is added, deleted and collected when the power fails.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dominator_core::inode::Mode;
 use dominator_core::object::ObjectId;
-use dominator_fs::seam::{At, Rename, Seam};
+use dominator_fs::seam::Seam;
 use dominator_fs_testkit::crash::{Crash, Fault, Stage, Sweep, require};
 
 use crate::support::{Lab, named, parts, tree};
@@ -95,30 +93,4 @@ fn the_sweep_finds_stores_that_wait_for_nothing() {
     for fault in [Fault::NoSync, Fault::NoSyncOfFiles, Fault::NoSyncOfDirectories] {
         swept(Some(fault)).finds(fault);
     }
-}
-
-/// What a deletion leaves whose last wait failed: it can be seen, and may not be there after a crash.
-#[test]
-fn what_a_deletion_freed_is_not_collected_before_the_deletion_is_durable() {
-    let stage = stage();
-    let (recording, ()) = stage.fs.record(|| {
-        let seam = stage.seam();
-        let images = std::fs::File::open(stage.root.join("images")).unwrap();
-        let at = |name| At::new(images.as_fd(), name);
-        drop(seam.create(at(b"one~"), Mode::from_st_mode(0o640)).unwrap());
-        seam.rename(at(b"one~"), at(b"one"), Rename::Replace).unwrap();
-        let lab = Lab::on(&stage.root, seam);
-        assert!(lab.collect(Duration::ZERO).0 > 1);
-    });
-    stage
-        .sweep(&recording, |crash| {
-            let lab = Lab::on(&stage.root, stage.seam());
-            let one_is_there = crash.world.read("/images/one").is_some_and(|bytes| !bytes.is_empty());
-            for (name, files) in [("one", ONE), ("two", TWO)] {
-                let must = name == "two" || one_is_there;
-                require(!must || lab.is_whole(name, files), || format!("{name} is incomplete"))?;
-            }
-            Ok(())
-        })
-        .clean();
 }

@@ -1,7 +1,7 @@
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use dominator_core::garbage::Thresholds;
@@ -304,4 +304,31 @@ fn add_again_and_again(lab: &Lab, name: &str, files: &[(&str, &[u8])]) {
             Err(error) => panic!("{name}: {}", Chain(&error)),
         }
     }
+}
+
+/// What is done, in order, without what it is done to.
+#[derive(Default)]
+struct Steps(Mutex<Vec<CallKind>>);
+
+impl Tap for Steps {
+    fn before(&self, call: Call<'_>) -> io::Result<()> {
+        self.0.lock().unwrap().push(call.kind());
+        Ok(())
+    }
+}
+
+/// Images and objects may lie on two disks, of which one loses more than the other.
+#[test]
+fn nothing_is_removed_before_it_is_durable_which_images_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let steps = Arc::new(Steps::default());
+    let lab = Lab::on(dir.path(), Arc::new(Tapped(Arc::clone(&steps))));
+    // Two directories of images, of which one has none any more.
+    lab.add("web/one", ONE);
+    drop(lab.images.delete(&named("web/one")).unwrap());
+    steps.0.lock().unwrap().clear();
+    assert!(lab.collect(Duration::ZERO).0 > 3);
+    let steps = steps.0.lock().unwrap();
+    let first = steps.iter().position(|step| *step == CallKind::Remove).unwrap();
+    assert_eq!(steps[..first], [CallKind::Fsync, CallKind::Fsync], "both directories, and nothing else");
 }

@@ -9,6 +9,7 @@
 )]
 
 mod collect;
+mod fsck;
 mod full;
 mod index;
 mod support;

@@ -188,7 +188,7 @@ pub(super) fn needed_by(image: &Image, tree: &Snapshot) -> Vec<ObjectId> {
 }
 
 /// What an image names itself.
-fn own_objects(image: &Image) -> impl Iterator<Item = ObjectId> {
+pub(super) fn own_objects(image: &Image) -> impl Iterator<Item = ObjectId> {
     image.documents().chain([image.tree.links.0])
 }
 
