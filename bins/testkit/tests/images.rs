@@ -133,6 +133,7 @@ fn an_image_is_made_of_another_one() {
     assert_eq!(site.json(&["copy", "copies/1", "web/1"], 0)["sent_objects"], 0);
     assert_eq!(site.ok(&["show-filter", "copies/1"]), "/srv(|/.*)$\n");
     site.is("copies/1", &site.tree(1));
+    assert_eq!(site.json(&["show-metadata", "copies/1"], 0)["source_image"], "web/1");
     assert_eq!(site.run(&["copy", "copies/1", "web/2"]).code(), Some(2), "names are unique");
     let filter = site.lab.write("less", "/usr/share(|/.*)$\n");
     site.json(&["addi", "less/1", "web/1", text(&filter), ""], 0);
@@ -149,6 +150,7 @@ fn files_of_images_are_replaced_and_nothing_else_is() {
     fs::write(layer.join("etc/version"), "patched\n").unwrap();
     let layer = text(&layer);
     site.json(&["addrep", "web/2.1", "web/2", layer], 0);
+    assert_eq!(site.json(&["show-metadata", "web/2.1"], 0)["source_image"], "web/2");
     assert_eq!(site.ok(&["get-file-in-image", "web/2.1", "/etc/version"]), "patched\n");
     let diff = site.json(&["diff", "web/2", "web/2.1"], 1);
     let paths: Vec<_> = diff["differences"].as_array().unwrap().iter().map(|one| &one["path"]).collect();

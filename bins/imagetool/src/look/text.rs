@@ -66,6 +66,9 @@ pub(super) struct Metadata {
     tree: String,
     created_by: String,
     created_on: String,
+    /// The image it was made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     owner_users: Vec<String>,
@@ -87,6 +90,7 @@ impl Metadata {
             tree: image.tree_id().to_string(),
             created_by: image.created_by.clone(),
             created_on: rfc3339_at(image.created_on),
+            source_image: image.provenance.source_image.as_ref().map(ToString::to_string),
             expires_at: image.expires_at.map(rfc3339_at),
             owner_users: image.owner_users.clone(),
             owner_groups: image.owner_groups.clone(),
@@ -105,6 +109,9 @@ impl Show for Metadata {
         let Self { image, id, tree, created_by, created_on, filter, filter_lines, .. } = self;
         writeln!(out, "image    {image}\nid       {id}\ntree     {tree}")?;
         writeln!(out, "created  by {created_by} on {created_on}")?;
+        if let Some(source) = &self.source_image {
+            writeln!(out, "made of  {source}")?;
+        }
         if let Some(end) = &self.expires_at {
             writeln!(out, "expires  {end}")?;
         }

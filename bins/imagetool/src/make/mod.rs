@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Subcommand;
-use dominator_core::image::{Image, ImageName};
+use dominator_core::image::{Image, ImageName, Provenance};
 use dominator_core::port::ObjectSource;
 use dominator_core::tree::Snapshot;
 use dominator_daemon::value::HostPort;
@@ -137,7 +137,7 @@ async fn addi(
     let (filter, triggers) = (input::filter(&filter)?, input::triggers(&triggers)?);
     let (image, tree) = (server.manifest(of).await?, server.tree(of).await?);
     let tree = edit::filtered(&tree, &filter);
-    let image = Image { tree: tree.tree.clone(), filter, triggers, ..Image::clone(&image) };
+    let image = Image { tree: tree.tree.clone(), filter, triggers, ..made_of(&image, of) };
     let sent = add::Ready::of(tree, server.objects().await?);
     add::send(server, name, image, sent, began).await
 }
@@ -152,7 +152,7 @@ async fn replaced(
     let began = Instant::now();
     let (image, tree) = (server.manifest(of).await?, server.tree(of).await?);
     let tree = layers.over(of, &tree)?;
-    let image = Image { tree: tree.tree.clone(), ..Image::clone(&image) };
+    let image = Image { tree: tree.tree.clone(), ..made_of(&image, of) };
     let sent = add::Ready::of(tree, layers.source(server.objects().await?));
     add::send(server, name, image, sent, began).await
 }
@@ -162,7 +162,14 @@ async fn copy(server: &Server, name: &ImageName, of: &ImageName) -> Result<Added
     add::refuse_taken(server, name).await?;
     let (image, tree) = (server.manifest(of).await?, server.tree(of).await?);
     let sent = add::Ready::of(Snapshot::clone(&tree), server.objects().await?);
-    add::send(server, name, Image::clone(&image), sent, began).await
+    add::send(server, name, made_of(&image, of), sent, began).await
+}
+
+/// What an image of image `of` begins with. For whom that one was made has no say in this one.
+fn made_of(image: &Image, of: &ImageName) -> Image {
+    let provenance =
+        Provenance { created_for: String::new(), source_image: Some(of.clone()), ..image.provenance.clone() };
+    Image { provenance, ..image.clone() }
 }
 
 impl Server {
