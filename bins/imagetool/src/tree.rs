@@ -84,7 +84,7 @@ fn directory(path: &Path, selection: Selection<'_>, place: Option<&Path>) -> Res
     let (cancel, progress) = (Cancel::default(), Arc::new(Progress::default()));
     let imported = {
         let _watching = Watching::scan("reading", Arc::clone(&progress));
-        let watched = Watched { cancel: &cancel, progress };
+        let watched = Watched { progress, ..Watched::new(&cancel) };
         import::directory_again(&root, selection, &mut cache, watched, &mut offers)
     };
     // What was read counts next time also when this time came to nothing.

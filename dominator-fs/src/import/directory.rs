@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{ImportError, Imported, OFFER, ObjectSink, Selection, deliver};
 use crate::root::{self, Root};
-use crate::scan::{Cache, Cancel, Fact, Progress, Scan, Scanner};
+use crate::scan::{Cache, Cancel, Clock, Fact, Progress, Scan, Scanner};
 use crate::traits;
 
 /// How many paths an error lists.
@@ -47,11 +47,11 @@ pub fn directory_again<'a>(
     watched: Watched<'_>,
     sink: &mut dyn ObjectSink,
 ) -> Result<(Imported, u64), ImportError> {
-    let Watched { cancel, progress } = watched;
+    let Watched { cancel, progress, clock } = watched;
     let Selection { filter, xattrs } = selection.into();
     let xattrs = carried(root).and(xattrs);
     let view = View { filters: vec![filter.clone()], xattrs, ..View::everything() };
-    let scanner = Scanner::new(root.clone(), Arc::new(view)).progress(progress);
+    let scanner = Scanner::new(root.clone(), Arc::new(view)).progress(progress).clock(clock);
     let scan = scanner.rescan(cache, cancel).map_err(ImportError::Scan)?;
     if !scan.facts.is_empty() {
         return Err(unreadable(&scan.facts));
@@ -71,12 +71,14 @@ pub struct Watched<'a> {
     pub cancel: &'a Cancel,
     /// Counts what is done.
     pub progress: Arc<Progress>,
+    /// Tells which files changed too short a while ago to be known by their times.
+    pub clock: Clock,
 }
 
 impl<'a> Watched<'a> {
     /// Watched by nobody.
     pub fn new(cancel: &'a Cancel) -> Self {
-        Self { cancel, progress: Arc::default() }
+        Self { cancel, progress: Arc::default(), clock: Clock::system() }
     }
 }
 
