@@ -47,6 +47,14 @@ pub const IMAGES: usize = 1_000_000;
 pub const NAMES: usize = 1000;
 /// How many objects a server may list that no image needs.
 pub const UNREFERENCED: usize = 50_000_000;
+/// How much lists tell of an image at most, encoded, in bytes: some of them go into a message.
+pub const IMAGE_ENTRY: usize = 64 * 1024;
+/// How many may follow the images of a server at once.
+pub const IMAGE_FOLLOWERS: usize = 1024;
+/// How many calls may wait for images that are not there yet.
+pub const IMAGE_WAITERS: usize = 4096;
+/// How long a call waits for an image at most.
+pub const IMAGE_WAIT: Duration = Duration::from_secs(3600);
 /// How many machines a controller may list.
 pub const MACHINES: usize = 1_000_000;
 /// How many failures of an update are told.

@@ -55,6 +55,21 @@ pub fn show(result: &impl Show, format: Format) -> Result<(), Failure> {
     }
 }
 
+/// Prints one result of many as it comes: JSON in a line of its own.
+///
+/// # Errors
+/// [`Failure`] when standard output can't be written to: also when its reader went away, as there is no point in going on.
+pub fn show_line(result: &impl Show, format: Format) -> Result<(), Failure> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = match format {
+        Format::Text => result.text(&mut out),
+        Format::Json => {
+            serde_json::to_writer(&mut out, result).map_err(io::Error::from).and_then(|()| writeln!(out))
+        }
+    };
+    written.and_then(|()| out.flush()).during(|| "can't print the result".into())
+}
+
 /// Writes a result as [`show`] prints it.
 ///
 /// # Errors

@@ -12,13 +12,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use dominator_core::catalog::ExpiryLimits;
 use dominator_daemon::process::{ensure_directory, warn_if_root};
 use dominator_daemon::{During, Failure, Shutdown};
 use dominator_fs::audit::{AuditFile, Rotation};
 use dominator_fs::store::images::ImageStore;
 use dominator_fs::store::objects::ObjectStore;
 use dominator_fs::store::ports::{LocalImages, LocalObjects};
-use dominator_rpc::server::Services;
+use dominator_rpc::server::{Services, expire_images};
 
 /// Runs the daemon until it is to end.
 ///
@@ -35,16 +36,23 @@ pub async fn serve(options: Options, shutdown: Shutdown) -> Result<(), Failure> 
     stores.met();
     let images = LocalImages::new(images).keeping(options.garbage.keep_objects.get());
     let audit = options.common.audit(|path, size, kept| AuditFile::open(path, Rotation { size, kept }))?;
+    let limits = ExpiryLimits {
+        ordinary: options.max_expiration.get(),
+        privileged: options.max_expiration_privileged.get(),
+    };
     let services = Services::new(env!("CARGO_PKG_VERSION")).audited(audit);
     let services = match options.client_bytes_per_second.and_then(NonZeroU64::new) {
         Some(rate) => services.transfer_rate(rate),
         None => services,
     };
-    let services = services
-        .objects(Arc::new(LocalObjects::new(objects)))
-        .images(Arc::new(images.clone()), SystemTime::now);
+    let services = services.objects(Arc::new(LocalObjects::new(objects))).images_within(
+        Arc::new(images.clone()),
+        SystemTime::now,
+        limits,
+    );
     tokio::select! {
         done = dominator_daemon::serve(&options.common, tls, services, shutdown) => done,
+        never = expire_images(Arc::new(images.clone()), SystemTime::now) => match never {},
         never = garbage::collect(images, thresholds) => match never {},
     }
 }

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use dominator_daemon::value::Duration;
 use dominator_daemon::{Daemon, DaemonOptions};
 
 use crate::garbage::GarbageOptions;
@@ -29,6 +30,12 @@ pub struct Options {
     /// What becomes of objects that no image needs.
     #[command(flatten)]
     pub garbage: GarbageOptions,
+    /// Let who owns an image put its expiry off until so long from now
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub max_expiration: Duration,
+    /// Let those whose certificate lists ImageServer.ChangeImageExpiration put it off until so long from now
+    #[arg(long, value_name = "TIME", default_value = "730h")]
+    pub max_expiration_privileged: Duration,
     /// What every daemon has. Last, as its headings would stand above what follows.
     #[command(flatten)]
     pub common: DaemonOptions,

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 pub(crate) use crate::tree::{Tree, read as read_tree};
 
+use crate::catalog::from_now;
 use crate::options::AddOptions;
 use crate::source::{Shown, WithTree};
 use crate::{Server, lint, required};
@@ -151,7 +152,7 @@ fn prepare(options: &AddOptions) -> Result<(Image, Ready), Failure> {
     }
     warn_of_health(&health, &imported);
     let image = Image::new(imported.snapshot.tree, filter, triggers, imported.xattrs);
-    let image = Image { health, ..image };
+    let image = Image { health, expires_at: options.expires_in.map(from_now), ..image };
     Ok((image, Ready { offers, source, hashed, _spool: spool }))
 }
 

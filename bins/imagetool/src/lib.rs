@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod add;
+mod catalog;
 mod compress;
 mod diff;
 mod garbage;
@@ -19,6 +20,7 @@ mod source;
 mod text;
 mod tree;
 
+pub use catalog::Catalog;
 pub use look::{Look, Save};
 pub use make::Make;
 pub use options::{AddOptions, Command, Options};
@@ -36,7 +38,7 @@ use dominator_rpc::client::{Compression, RemoteImages, RemoteObjects};
 use dominator_rpc::transport::Tls;
 
 use crate::diff::Differences;
-use crate::list::{Deleted, Existence, Names};
+use crate::list::{Deleted, Existence};
 use crate::show::Summary;
 
 const NAME: &str = "imagetool";
@@ -57,7 +59,6 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Command::Add(options) => {
             show(&add::add(&server, options).await?, server.format)?;
         }
-        Command::List => server.list().await?,
         Command::Show { name } => server.show(&name).await?,
         Command::Get { name, directory } => {
             show(&get::get(&server, &name, directory).await?, server.format)?;
@@ -65,6 +66,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Command::Check { name } => return Ok(answer(NAME, server.check(&name).await)),
         Command::Diff { left, right } => return Ok(answer(NAME, server.diff(&left, &right).await)),
         Command::Delete { name } => server.delete(&name).await?,
+        Command::Catalog(catalog) => return catalog.run(&server).await,
         Command::Look(look) => return look.run(&server).await,
         Command::Make(make) => return make.run(&server).await,
         Command::Save(save) => return save.run(&server).await,
@@ -96,12 +98,6 @@ impl Server {
 
     pub(crate) async fn images(&self) -> Result<RemoteImages, ImageError> {
         RemoteImages::connect(&self.tls, &self.address).await
-    }
-
-    async fn list(&self) -> Result<(), Failure> {
-        let during = || "can't list the images".into();
-        let names = self.images().await.during(during)?.list().await.during(during)?;
-        show(&Names::of(&names), self.format)
     }
 
     async fn show(&self, name: &ImageName) -> Result<(), Failure> {

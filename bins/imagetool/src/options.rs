@@ -8,9 +8,10 @@ use dominator_core::path::ImagePath;
 use dominator_daemon::process::EXIT_STATUS_OF_ANSWERS;
 use dominator_daemon::report::OutputOptions;
 use dominator_daemon::tls::TlsOptions;
-use dominator_daemon::value::HostPort;
+use dominator_daemon::value::{Duration, HostPort};
 use dominator_daemon::xattrs::XattrOptions;
 
+use crate::catalog::Catalog;
 use crate::compress::Compress;
 use crate::look::{Look, Save};
 use crate::make::Make;
@@ -57,8 +58,9 @@ pub enum Command {
     ///
     /// Only objects the server lacks are sent. Paths that match the filter are not taken in.
     Add(AddOptions),
-    /// List the names of all images
-    List,
+    /// Find images, and follow which there are.
+    #[command(flatten)]
+    Catalog(Catalog),
     /// Show what an image says and how much it holds
     Show {
         /// Which image
@@ -146,6 +148,9 @@ pub struct AddOptions {
     /// The health checks, as JSON: what must be true of a machine for the image to stay on it
     #[arg(long, value_name = "FILE")]
     pub health: Option<PathBuf>,
+    /// Have it expire in this time from now, as in 12h or 30d; it then vanishes, and its name is free again
+    #[arg(long, value_name = "TIME")]
+    pub expires_in: Option<Duration>,
     /// Accept a tree without /etc, /etc/passwd, /usr and /usr/bin, which every machine needs
     #[arg(long)]
     pub no_required_paths: bool,

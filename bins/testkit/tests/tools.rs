@@ -34,7 +34,7 @@ fn every_json_result_is_as_its_schema_says() {
     let [first, second] = [&trees[0], &trees[1]].map(|path| path.to_str().unwrap());
     let images = ["--image-server", &server, "--json"];
     let fleet = ["--dominator", &controller, "--json"];
-    let rows: [Row<'_>; 27] = [
+    let rows: [Row<'_>; 34] = [
         (
             "imagetool-add",
             "imagetool",
@@ -70,6 +70,19 @@ fn every_json_result_is_as_its_schema_says() {
             &["show-update-request", "web/1", "--image-server", &server],
             0,
         ),
+        ("imagetool-find-latest-image", "imagetool", &images, &["find-latest-image", "web"], 0),
+        ("imagetool-find-latest-image", "imagetool", &images, &["find-latest-image", "db"], 1),
+        ("imagetool-wait", "imagetool", &images, &["wait", "web/1"], 0),
+        ("imagetool-wait", "imagetool", &images, &["wait", "web/9", "--timeout=50ms"], 1),
+        ("imagetool-add", "imagetool", &images, &["add", "brief/1", second, "", "", "--expires-in", "1h"], 0),
+        (
+            "imagetool-change-image-expiration",
+            "imagetool",
+            &images,
+            &["change-image-expiration", "brief/1", "--expires-in", "2h"],
+            0,
+        ),
+        ("imagetool-get-image-expiration", "imagetool", &images, &["get-image-expiration", "brief/1"], 0),
         ("imagetool-delete", "imagetool", &images, &["delete", "web/2"], 0),
         ("imagetool-lint", "imagetool", &["--json"], &["lint-filter", filter], 0),
         ("imagetool-lint", "imagetool", &["--json"], &["lint-filter", open], 1),

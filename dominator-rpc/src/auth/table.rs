@@ -10,7 +10,7 @@ const PUBLIC_CHANGES: Rule = Rule::CHANGES.open_to(Access::Public);
 ///
 /// OFF-SPEC: the reference lets every identity poll agents; here a certificate must list `Subd.Poll`, as the answer
 /// tells what is installed on a machine.
-const TABLE: [(&str, Rule, Reach); 42] = [
+const TABLE: [(&str, Rule, Reach); 47] = [
     // Public, as in the reference, are these three: the handler asks whether the machine is the caller's.
     // OFF-SPEC: the reference's root without a certificate is nobody here.
     ("Dominator.ClearSafetyShutoff", PUBLIC_CHANGES, NamedMachines),
@@ -22,16 +22,23 @@ const TABLE: [(&str, Rule, Reach); 42] = [
     ("Dominator.GetUpdatesState", PUBLIC_READS, Fleet),
     ("Dominator.ListSubs", PUBLIC_READS, Fleet),
     ("ImageServer.AddImage", CHANGES, NamedImages),
+    // Public, as in the reference: the handler asks whether the image is the caller's, and how far off he may put its end.
+    ("ImageServer.ChangeImageExpiration", PUBLIC_CHANGES, NamedImages),
     ("ImageServer.CheckImage", PUBLIC_READS, NamedImages),
     // Public, as in the reference: the handler asks whether the caller made or owns the image.
     ("ImageServer.DeleteImage", PUBLIC_CHANGES, NamedImages),
     // What no image needs is nobody's.
     ("ImageServer.DeleteUnreferencedObjects", CHANGES, Nothing),
+    // Names of images are no secret, nor what they are selected by: scopes limit powers, and this needs none.
+    ("ImageServer.FindLatestImage", PUBLIC_READS, Nothing),
+    ("ImageServer.GetFilteredImageUpdates", PUBLIC_READS, Nothing),
     ("ImageServer.GetImage", PUBLIC_READS, NamedImages),
     ("ImageServer.GetImageExpiration", PUBLIC_READS, NamedImages),
+    ("ImageServer.GetImageUpdates", PUBLIC_READS, Nothing),
     ("ImageServer.GetObjectStatisticsForImages", PUBLIC_READS, NamedImages),
     // Names of images are no secret: scopes limit powers, and this needs none.
     ("ImageServer.ListImages", PUBLIC_READS, Nothing),
+    ("ImageServer.ListSelectedImages", PUBLIC_READS, Nothing),
     // Nor what no image needs.
     ("ImageServer.ListUnreferencedObjects", PUBLIC_READS, Nothing),
     ("Introspection.ListMethods", PUBLIC_READS, Nothing),

@@ -1,16 +1,20 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::auth::Role;
+use dominator_core::catalog::{ExpiryChange, Latest, Position, Selection};
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
-use dominator_core::port::{Cause, Collected, ImageError, ImageStore, ObjectStatistics, Share, Unreferenced};
+use dominator_core::port::{
+    Cause, Collected, ImageError, ImageStore, ImageUpdates, ObjectStatistics, Share, Unreferenced,
+};
 use dominator_core::tree::{Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
 use futures_util::stream;
 use tonic::Status;
 
-use super::{next, within};
+use super::{catalog, next, within};
 use crate::transport::{Channel, Tls, connect, connect_lazily};
 use crate::v1::add_image_request::Part as AddPart;
 use crate::v1::get_image_reply::Part;
@@ -74,15 +78,30 @@ impl RemoteImages {
         Ok(answer.get_ref().expires_at)
     }
 
-    /// Whole, or not at all: a server that never ends is left.
-    async fn receive(&self, name: &ImageName, with_tree: bool) -> Result<Received, Status> {
-        within(limits::ORDER, self.receive_all(name, with_tree)).await
+    /// The manifest of an image, for which the server waits so long where there is none.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`] when there was none for so long.
+    pub async fn image_within(&self, name: &ImageName, wait: Duration) -> Result<Arc<Image>, ImageError> {
+        let received = within(wait + limits::ORDER, self.receive_all(name, false, wait)).await;
+        decoded(received.map_err(|status| image_error(GETTING, status))?).await
     }
 
-    async fn receive_all(&self, name: &ImageName, with_tree: bool) -> Result<Received, Status> {
+    /// Whole, or not at all: a server that never ends is left.
+    async fn receive(&self, name: &ImageName, with_tree: bool) -> Result<Received, Status> {
+        within(limits::ORDER, self.receive_all(name, with_tree, Duration::ZERO)).await
+    }
+
+    async fn receive_all(
+        &self,
+        name: &ImageName,
+        with_tree: bool,
+        wait: Duration,
+    ) -> Result<Received, Status> {
         let mut client = self.client.clone();
-        let request = v1::GetImageRequest { name: name.to_string(), with_tree };
-        let mut answer = within(limits::STALL, client.get_image(request)).await?.into_inner();
+        let wait_millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let request = v1::GetImageRequest { name: name.to_string(), with_tree, wait_millis };
+        let mut answer = within(wait + limits::STALL, client.get_image(request)).await?.into_inner();
         let mut manifest = Collector::new("a manifest", Image::MAX_LEN);
         let mut assembler = Assembler::new(Sequence::any(), Directory::MAX_LEN, limits::IMAGE_BYTES);
         let mut objects = Vec::new();
@@ -108,22 +127,12 @@ impl ImageStore for RemoteImages {
         let failed = |status| image_error("listing images failed", status);
         let mut client = self.client.clone();
         let answer = within(limits::CALL, client.list_images(v1::Empty {})).await.map_err(failed)?;
-        let (mut answer, mut names) = (answer.into_inner(), Vec::new());
-        while let Some(message) = next(&mut answer).await.map_err(failed)? {
-            if names.len() + message.names.len() > limits::IMAGES {
-                return Err(failed(Status::resource_exhausted("more images than can be")));
-            }
-            for name in &message.names {
-                names.push(wire::image_name(name).map_err(failed)?);
-            }
-        }
-        Ok(names)
+        catalog::names(answer.into_inner()).await.map_err(failed)
     }
 
     async fn image(&self, name: &ImageName) -> Result<Arc<Image>, ImageError> {
         let received = self.receive(name, false).await.map_err(|status| image_error(GETTING, status))?;
-        let image = wire::decode("the manifest", move || Image::decode(&received.manifest)).await;
-        image.map(Arc::new).map_err(|status| image_error(GETTING, status))
+        decoded(received).await
     }
 
     async fn tree(&self, name: &ImageName) -> Result<Arc<Snapshot>, ImageError> {
@@ -162,6 +171,35 @@ impl ImageStore for RemoteImages {
     async fn statistics(&self, names: Vec<ImageName>) -> Result<ObjectStatistics, ImageError> {
         self.object_statistics(&names).await
     }
+
+    async fn select(&self, selection: &Selection) -> Result<Vec<ImageName>, ImageError> {
+        catalog::select(self, selection).await
+    }
+
+    async fn latest(&self, wanted: &Latest) -> Result<Option<ImageName>, ImageError> {
+        catalog::latest(self, wanted).await
+    }
+
+    async fn updates(
+        &self,
+        selection: &Selection,
+        from: Option<Position>,
+    ) -> Result<ImageUpdates, ImageError> {
+        catalog::updates(self, selection, from).await
+    }
+
+    async fn appears(&self, name: &ImageName) -> Result<(), ImageError> {
+        catalog::appears(self, name).await
+    }
+
+    async fn change_expiry(&self, name: &ImageName, change: &ExpiryChange) -> Result<(), ImageError> {
+        catalog::change_expiry(self, name, change.to).await
+    }
+}
+
+async fn decoded(received: Received) -> Result<Arc<Image>, ImageError> {
+    let image = wire::decode("the manifest", move || Image::decode(&received.manifest)).await;
+    image.map(Arc::new).map_err(|status| image_error(GETTING, status))
 }
 
 fn request(name: &ImageName) -> v1::ImageRequest {

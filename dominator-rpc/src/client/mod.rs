@@ -5,6 +5,7 @@
 
 mod agent;
 mod answers;
+mod catalog;
 mod dial;
 mod fleet;
 mod garbage;

@@ -1,9 +1,10 @@
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::auth::Identity;
+use dominator_core::catalog::{ExpiryLimits, Selection};
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{ImageError, ImageStore};
@@ -11,6 +12,7 @@ use dominator_core::tree::{Directories as _, DirectoryId, Snapshot};
 use futures_util::{Stream, StreamExt as _, stream};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::catalog::{Catalog, in_batches};
 use super::driven::Driven;
 use super::turns::Turns;
 use super::{Answer, garbage, next, permit};
@@ -21,13 +23,10 @@ use crate::v1::image_server_server::ImageServer;
 use crate::wire::{self, Collector, image_status, invalid};
 use crate::{limits, v1};
 
-/// How many names go into one message: with the longest names, half a megabyte.
-const NAMES: usize = 1000;
-
 /// A store of images, served.
 pub(super) struct ImageService {
     images: Gate<Arc<dyn ImageStore>>,
-    clock: fn() -> SystemTime,
+    catalog: Catalog,
     turns: Turns,
 }
 
@@ -43,7 +42,8 @@ impl ImageServer for ImageService {
         let permit = caller.may_image(&name)?;
         let mut image = new_image(parts).await?;
         image.created_by = caller.user().into();
-        image.created_on = (self.clock)().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
+        image.created_on = self.catalog.now();
+        self.catalog.check(&name, &image).map_err(|error| image_status(&error))?;
         self.images.open(permit).add(&name, image).await.map_err(|error| image_status(&error))?;
         Ok(Response::new(v1::Empty {}))
     }
@@ -68,9 +68,14 @@ impl ImageServer for ImageService {
         &self,
         request: Request<v1::GetImageRequest>,
     ) -> Result<Response<Self::GetImageStream>, Status> {
-        let turn = self.turns.wait(&request).await?;
         let name = wire::image_name(&request.get_ref().name)?;
         let permit = Caller::of(&request)?.may_image(&name)?;
+        if request.get_ref().wait_millis > 0 {
+            let wait = Duration::from_millis(request.get_ref().wait_millis);
+            self.catalog.wait(permit, &name, wait).await?;
+        }
+        // Not before: who waits takes no turn of others.
+        let turn = self.turns.wait(&request).await?;
         let image = self.image(permit, &name).await?;
         let tree = match request.get_ref().with_tree {
             true => Some(self.images.open(permit).tree(&name).await.map_err(|error| image_status(&error))?),
@@ -93,11 +98,7 @@ impl ImageServer for ImageService {
         request: Request<v1::Empty>,
     ) -> Result<Response<Self::ListImagesStream>, Status> {
         let names = self.images.open(permit(&request)?).list().await.map_err(|error| image_status(&error))?;
-        let batch = |names: &[ImageName]| v1::ListImagesReply {
-            names: names.iter().map(ToString::to_string).collect(),
-        };
-        let batches: Vec<_> = names.chunks(NAMES).map(|names| Ok(batch(names))).collect();
-        Ok(Response::new(stream::iter(batches).boxed()))
+        Ok(Response::new(in_batches(&names)))
     }
 
     async fn delete_image(&self, request: Request<v1::ImageRequest>) -> Result<Response<v1::Empty>, Status> {
@@ -116,6 +117,55 @@ impl ImageServer for ImageService {
         let name = wire::image_name(&request.get_ref().name)?;
         let image = self.image(Caller::of(&request)?.may_image(&name)?, &name).await?;
         Ok(Response::new(v1::GetImageExpirationReply { expires_at: image.expires_at }))
+    }
+
+    async fn change_image_expiration(
+        &self,
+        request: Request<v1::ChangeImageExpirationRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        let name = wire::image_name(&request.get_ref().name)?;
+        let caller = Caller::of(&request)?;
+        let image = self.image(caller.may_image(&name)?, &name).await?;
+        let permit = caller.may_own_image(&name, |identity| owns(identity, &image))?;
+        self.catalog.change_expiry(permit, &name, request.get_ref().expires_at).await
+    }
+
+    async fn find_latest_image(
+        &self,
+        request: Request<v1::FindLatestImageRequest>,
+    ) -> Result<Response<v1::FindLatestImageReply>, Status> {
+        self.catalog.find_latest(permit(&request)?, request.into_inner()).await
+    }
+
+    type ListSelectedImagesStream = Answer<v1::ListImagesReply>;
+
+    async fn list_selected_images(
+        &self,
+        request: Request<v1::ImageSelection>,
+    ) -> Result<Response<Self::ListSelectedImagesStream>, Status> {
+        self.catalog.select(permit(&request)?, request.into_inner()).await
+    }
+
+    type GetImageUpdatesStream = Answer<v1::ImageUpdates>;
+
+    async fn get_image_updates(
+        &self,
+        request: Request<v1::GetImageUpdatesRequest>,
+    ) -> Result<Response<Self::GetImageUpdatesStream>, Status> {
+        let from = request.get_ref().from.map(wire::position_from);
+        self.catalog.updates(permit(&request)?, &Selection::default(), from).await
+    }
+
+    type GetFilteredImageUpdatesStream = Answer<v1::ImageUpdates>;
+
+    async fn get_filtered_image_updates(
+        &self,
+        request: Request<v1::GetFilteredImageUpdatesRequest>,
+    ) -> Result<Response<Self::GetFilteredImageUpdatesStream>, Status> {
+        let permit = permit(&request)?;
+        let v1::GetFilteredImageUpdatesRequest { from, selection } = request.into_inner();
+        let selection = selection.map(wire::selection_from).unwrap_or_default();
+        self.catalog.updates(permit, &selection, from.map(wire::position_from)).await
     }
 
     type ListUnreferencedObjectsStream = Answer<v1::UnreferencedObjects>;
@@ -143,9 +193,10 @@ impl ImageServer for ImageService {
 }
 
 impl ImageService {
-    /// Serves `images`; `clock` dates those that are added.
-    pub(super) fn new(images: Arc<dyn ImageStore>, clock: fn() -> SystemTime) -> Self {
-        Self { images: Gate::new(images), clock, turns: Turns::new(limits::TREES_OF_ADDRESS) }
+    /// Serves `images`; `clock` dates those that are added, and `expiry` is how far off an end may be put.
+    pub(super) fn new(images: Arc<dyn ImageStore>, clock: fn() -> SystemTime, expiry: ExpiryLimits) -> Self {
+        let catalog = Catalog::new(images.clone(), clock, expiry);
+        Self { images: Gate::new(images), catalog, turns: Turns::new(limits::TREES_OF_ADDRESS) }
     }
 
     async fn image(&self, permit: Permit, name: &ImageName) -> Result<Arc<Image>, Status> {

@@ -1,6 +1,8 @@
 //! Any port, served. What a caller may do was decided at the door; handlers parse, call the port and answer.
 
+mod catalog;
 mod driven;
+mod endings;
 mod fleet;
 mod garbage;
 mod health;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use dominator_core::auth::{Method, People, Reach};
+use dominator_core::catalog::ExpiryLimits;
 use dominator_core::port::{Agent, ImageStore, ObjectStore};
 use tokio::time::timeout;
 use tonic::body::Body;
@@ -42,6 +45,8 @@ use crate::v1::introspection_server::IntrospectionServer;
 use crate::v1::logger_server::LoggerServer;
 use crate::v1::object_server_server::ObjectServerServer;
 use crate::v1::subd_server::SubdServer;
+
+pub use endings::expire_images;
 
 /// What an agent takes in.
 const INTAKE: &str = "ObjectServer.AddObjects";
@@ -122,9 +127,20 @@ impl Services {
     /// Serves an image store as `ImageServer`. Images that are added bear the caller's user name and the time of
     /// `clock`.
     #[must_use]
-    pub fn images(mut self, images: Arc<dyn ImageStore>, clock: fn() -> SystemTime) -> Self {
+    pub fn images(self, images: Arc<dyn ImageStore>, clock: fn() -> SystemTime) -> Self {
+        self.images_within(images, clock, ExpiryLimits::default())
+    }
+
+    /// Serves an image store as [`Services::images`] does, with limits of how far off the end of an image may be put.
+    #[must_use]
+    pub fn images_within(
+        mut self,
+        images: Arc<dyn ImageStore>,
+        clock: fn() -> SystemTime,
+        expiry: ExpiryLimits,
+    ) -> Self {
         self.routes.add_service(
-            ImageServerServer::new(images::ImageService::new(images, clock))
+            ImageServerServer::new(images::ImageService::new(images, clock, expiry))
                 .max_decoding_message_size(limits::MESSAGE),
         );
         self.offering("ImageServer")

@@ -150,6 +150,9 @@ pub(crate) fn image_status(error: &ImageError) -> Status {
             let kind = Kind::Incomplete(v1::IncompleteImage { first: ids([first]), count });
             (Code::FailedPrecondition, Some(kind))
         }
+        ImageError::Expiry(refusal) => {
+            (Code::FailedPrecondition, super::expiry_refusal(refusal).map(Kind::Expiry))
+        }
         ImageError::Malformed(cause) => {
             return status(Code::InvalidArgument, text(cause), Some(Kind::MalformedImage(true)));
         }
@@ -218,6 +221,7 @@ pub(crate) fn image_error(tried: &'static str, status: Status) -> ImageError {
             let count = usize::try_from(incomplete.count).unwrap_or(usize::MAX);
             ImageError::Incomplete { first, count }
         }),
+        Some(Kind::Expiry(refusal)) => super::expiry_refusal_from(&refusal).map(ImageError::Expiry),
         Some(Kind::MalformedImage(_)) => Some(ImageError::Malformed(Cause::new(said(&status)))),
         _ => None,
     };

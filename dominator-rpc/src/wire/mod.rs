@@ -2,10 +2,12 @@
 
 mod agent;
 mod amount;
+mod catalog;
 mod codec;
 mod collect;
 mod compress;
 mod condition;
+mod directory;
 mod failure;
 mod fetch;
 mod files;
@@ -19,10 +21,15 @@ pub(crate) use agent::{
     configuration, configuration_from, image_name, reconfiguration, reconfiguration_from, traits_from,
 };
 pub(crate) use amount::{amount, amount_from};
+pub(crate) use catalog::{
+    entry_len, expiry_refusal, expiry_refusal_from, latest, latest_from, position, position_from, selection,
+    selection_from, update, update_from,
+};
 pub(crate) use codec::Codec;
 pub(crate) use collect::{Collector, chunks, decode};
 pub(crate) use compress::{Packing, Presses};
 pub(crate) use condition::{removed, removed_from};
+pub(crate) use directory::{directory, directory_from, directory_name};
 pub(crate) use failure::{
     agent_error, agent_status, cause, image_error, image_status, invalid, is_refusal, readable, said,
     store_error, store_status, text,
