@@ -264,7 +264,8 @@ fn add_until(lab: &Lab, adder: u32, end: Instant) -> u32 {
 
 #[test]
 fn adders_and_collectors_at_once_lose_nothing_that_was_acknowledged() {
-    let seconds = std::env::var("GARBAGE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds =
+        std::env::var("DOMINATOR_GARBAGE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let dir = tempfile::tempdir().unwrap();
     let (lab, ended) = (&Lab::new(dir.path()), &AtomicBool::new(false));
     let end = Instant::now() + Duration::from_secs(seconds);
