@@ -38,6 +38,7 @@ mod lines;
 pub mod log;
 pub mod metrics;
 pub mod readiness;
+pub mod replica;
 pub mod server;
 pub mod transport;
 mod wire;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dominator_core::port::ReplicationStatus;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +35,7 @@ struct Inner {
     expires: Family<What, Gauge>,
     audited: Family<Done, Counter>,
     suppressed: Counter,
+    replica: Family<What, Gauge>,
 }
 
 /// What all series of a family come to, which nobody can ask a family for.
@@ -156,6 +158,7 @@ impl Metrics {
             expires: Family::default(),
             audited: Family::default(),
             suppressed: Counter::default(),
+            replica: Family::default(),
         };
         inner.register();
         Self(Arc::new(inner))
@@ -252,6 +255,17 @@ impl Metrics {
         self.0.audited.get_or_create(&Done { outcome: success.word() }).inc();
     }
 
+    /// How a replica stands to its master.
+    pub fn replica(&self, status: &ReplicationStatus) {
+        let number = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let followed = i64::from(status.trouble.is_none());
+        for (what, value) in
+            [("behind", number(status.behind)), ("held", number(status.held.len())), ("followed", followed)]
+        {
+            self.0.replica.get_or_create(&What { what }).set(value);
+        }
+    }
+
     /// A record was left out of the audit log, as its caller, who has no power, has had too many.
     pub fn audit_suppressed(&self) {
         self.0.suppressed.inc();
@@ -281,6 +295,8 @@ impl Inner {
         registry.register("audit_records", audited, self.audited.clone());
         let suppressed = "Records of callers without power that were left out of the audit log";
         registry.register("audit_suppressed", suppressed, self.suppressed.clone());
+        let replica = "Of a replica: images to look at, images the master lacks, whether it is followed";
+        registry.register("replica", replica, self.replica.clone());
     }
 }
 

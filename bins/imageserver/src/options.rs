@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use dominator_daemon::value::Duration;
-use dominator_daemon::{Daemon, DaemonOptions};
+use dominator_core::replica::{ArchivedExpiry, Mode, Policy};
+use dominator_daemon::value::{Duration, HostPort};
+use dominator_daemon::{Daemon, DaemonOptions, Failure, input};
 
 use crate::garbage::GarbageOptions;
 
@@ -27,6 +28,24 @@ pub struct Options {
     /// many as there can be]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(65_536..))]
     pub client_bytes_per_second: Option<u64>,
+    /// Be a replica of this image server: take over what it has and what it deletes, and add here what it has added first
+    ///
+    /// Only what the master says was deleted is deleted here. What it merely does not have, as it has lost it, is kept and told
+    /// of: see imagetool get-replication-master. Replicas may have replicas; they must not follow each other in a circle.
+    #[arg(long, value_name = "HOST:PORT", help_heading = REPLICA)]
+    pub image_server: Option<HostPort>,
+    /// Take over only images whose names match a line of this filter from their beginning
+    #[arg(long, value_name = "FILE", requires = "image_server", help_heading = REPLICA)]
+    pub include: Option<PathBuf>,
+    /// Take over no images whose names match a line of this filter from their beginning
+    #[arg(long, value_name = "FILE", requires = "image_server", help_heading = REPLICA)]
+    pub exclude: Option<PathBuf>,
+    /// Keep what the master deletes, and leave out images that expire
+    #[arg(long, requires = "image_server", help_heading = REPLICA)]
+    pub archive_mode: bool,
+    /// In archive mode, take over images that expire as well, until they do
+    #[arg(long, requires = "archive_mode", help_heading = REPLICA)]
+    pub archive_expiring_images: bool,
     /// What becomes of objects that no image needs.
     #[command(flatten)]
     pub garbage: GarbageOptions,
@@ -41,11 +60,28 @@ pub struct Options {
     pub common: DaemonOptions,
 }
 
+const REPLICA: &str = "Replica";
+
 const EXAMPLE: &str = "\
 Example:
-  imageserver --state-dir /srv/images --listen 10.0.0.5:6971";
+  imageserver --state-dir /srv/images --listen 10.0.0.5:6971
+  imageserver --image-server images.example.org:6971   # a replica";
 
 impl Options {
+    /// Which images of its master a replica has.
+    ///
+    /// # Errors
+    /// [`Failure`], naming the file, when a filter can't be read.
+    pub fn policy(&self) -> Result<Policy, Failure> {
+        let mode = match (self.archive_mode, self.archive_expiring_images) {
+            (false, _) => Mode::Mirror,
+            (true, false) => Mode::Archive(ArchivedExpiry::LeftOut),
+            (true, true) => Mode::Archive(ArchivedExpiry::TakenIn),
+        };
+        let filter = |path: &Option<PathBuf>| path.as_deref().map(input::filter).transpose();
+        Ok(Policy { include: filter(&self.include)?, exclude: filter(&self.exclude)?, mode })
+    }
+
     /// Where manifests are kept.
     pub fn image_dir(&self) -> PathBuf {
         self.image_dir.clone().unwrap_or_else(|| self.common.state_dir.join("images"))

@@ -14,6 +14,7 @@ mod make;
 mod merge;
 mod options;
 mod progress;
+mod replication;
 mod required;
 mod show;
 mod source;
@@ -77,6 +78,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
             server.delete_unreferenced(Share { percent, bytes }).await?;
         }
         Command::Statistics { names } => server.statistics(names).await?,
+        Command::GetReplicationMaster => server.replication_master().await?,
+        Command::AcceptDeletions { names } => server.accept_deletions(&names).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

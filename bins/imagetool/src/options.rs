@@ -129,6 +129,19 @@ pub enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<ImageName>,
     },
+    /// Name the image server that this one is a replica of, how it stands to that, and what it holds
+    ///
+    /// Held is what the master does not have as it is on the replica, and does not say was deleted: because it has lost it, or is
+    /// another server altogether.
+    GetReplicationMaster,
+    /// Have a replica delete images that its master has lost
+    ///
+    /// They are deleted when the master, asked once more, still does not have them. Their names are never free again there.
+    AcceptDeletions {
+        /// Which images; get-replication-master names those that are held
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<ImageName>,
+    },
 }
 
 /// What to add.

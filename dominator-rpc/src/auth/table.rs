@@ -10,7 +10,7 @@ const PUBLIC_CHANGES: Rule = Rule::CHANGES.open_to(Access::Public);
 ///
 /// OFF-SPEC: the reference lets every identity poll agents; here a certificate must list `Subd.Poll`, as the answer
 /// tells what is installed on a machine.
-const TABLE: [(&str, Rule, Reach); 47] = [
+const TABLE: [(&str, Rule, Reach); 51] = [
     // Public, as in the reference, are these three: the handler asks whether the machine is the caller's.
     // OFF-SPEC: the reference's root without a certificate is nobody here.
     ("Dominator.ClearSafetyShutoff", PUBLIC_CHANGES, NamedMachines),
@@ -21,7 +21,11 @@ const TABLE: [(&str, Rule, Reach); 47] = [
     ("Dominator.GetInfoForSubs", PUBLIC_READS, Fleet),
     ("Dominator.GetUpdatesState", PUBLIC_READS, Fleet),
     ("Dominator.ListSubs", PUBLIC_READS, Fleet),
+    // Who keeps what its master has lost gives it up.
+    ("ImageServer.AcceptDeletions", CHANGES, NamedImages),
     ("ImageServer.AddImage", CHANGES, NamedImages),
+    // Power only: who may call it says who made an image.
+    ("ImageServer.AddImageTrusted", CHANGES, NamedImages),
     // Public, as in the reference: the handler asks whether the image is the caller's, and how far off he may put its end.
     ("ImageServer.ChangeImageExpiration", PUBLIC_CHANGES, NamedImages),
     ("ImageServer.CheckImage", PUBLIC_READS, NamedImages),
@@ -34,8 +38,10 @@ const TABLE: [(&str, Rule, Reach); 47] = [
     ("ImageServer.GetFilteredImageUpdates", PUBLIC_READS, Nothing),
     ("ImageServer.GetImage", PUBLIC_READS, NamedImages),
     ("ImageServer.GetImageExpiration", PUBLIC_READS, NamedImages),
+    ("ImageServer.GetImageStates", PUBLIC_READS, NamedImages),
     ("ImageServer.GetImageUpdates", PUBLIC_READS, Nothing),
     ("ImageServer.GetObjectStatisticsForImages", PUBLIC_READS, NamedImages),
+    ("ImageServer.GetReplicationMaster", PUBLIC_READS, Nothing),
     // Names of images are no secret: scopes limit powers, and this needs none.
     ("ImageServer.ListImages", PUBLIC_READS, Nothing),
     ("ImageServer.ListSelectedImages", PUBLIC_READS, Nothing),
@@ -108,6 +114,7 @@ mod tests {
             include_str!("../../proto/dominator/v1/introspection.proto"),
             include_str!("../../proto/dominator/v1/logger.proto"),
             include_str!("../../proto/dominator/v1/object_server.proto"),
+            include_str!("../../proto/dominator/v1/replication.proto"),
             include_str!("../../proto/dominator/v1/subd.proto"),
         ];
         let (mut service, mut calls) = ("", std::collections::BTreeSet::new());

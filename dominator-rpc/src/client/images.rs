@@ -1,3 +1,5 @@
+mod replication;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -5,13 +7,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dominator_core::auth::Role;
 use dominator_core::catalog::{ExpiryChange, Latest, Position, Selection};
-use dominator_core::image::{Image, ImageName};
+use dominator_core::image::{Image, ImageName, ImageState};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{
     Cause, Collected, ImageError, ImageStore, ImageUpdates, ObjectStatistics, Share, Unreferenced,
 };
 use dominator_core::tree::{Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use tonic::Status;
 
 use super::{catalog, next, within};
@@ -53,7 +55,8 @@ impl RemoteImages {
         Self::over(connect_lazily(tls, address, Role::ImageServer))
     }
 
-    fn over(channel: Channel) -> Self {
+    /// Over a connection there is.
+    pub(crate) fn over(channel: Channel) -> Self {
         Self { client: ImageServerClient::new(channel).max_decoding_message_size(limits::MESSAGE) }
     }
 
@@ -144,14 +147,15 @@ impl ImageStore for RemoteImages {
     }
 
     async fn add(&self, name: &ImageName, image: Image) -> Result<(), ImageError> {
-        let name = AddPart::Name(name.to_string());
-        let manifest = wire::chunks(image.encode()).map(AddPart::Manifest);
-        let parts = std::iter::once(name).chain(manifest);
-        let parts = stream::iter(parts.map(|part| v1::AddImageRequest { part: Some(part) }));
+        let parts = manifest_parts(name, &image);
         let mut client = self.client.clone();
         // The server looks for every object of the image first.
         let answer = within(limits::ORDER, client.add_image(parts)).await;
         answer.map(drop).map_err(|status| image_error("adding the image failed", status))
+    }
+
+    async fn states(&self, names: &[ImageName]) -> Result<Vec<ImageState>, ImageError> {
+        self.states_of(names).await
     }
 
     async fn delete(&self, name: &ImageName) -> Result<(), ImageError> {
@@ -200,6 +204,13 @@ impl ImageStore for RemoteImages {
 async fn decoded(received: Received) -> Result<Arc<Image>, ImageError> {
     let image = wire::decode("the manifest", move || Image::decode(&received.manifest)).await;
     image.map(Arc::new).map_err(|status| image_error(GETTING, status))
+}
+
+fn manifest_parts(name: &ImageName, image: &Image) -> impl Stream<Item = v1::AddImageRequest> + Send + use<> {
+    let name = AddPart::Name(name.to_string());
+    let manifest = wire::chunks(image.encode()).map(AddPart::Manifest);
+    let parts = std::iter::once(name).chain(manifest);
+    stream::iter(parts.map(|part| v1::AddImageRequest { part: Some(part) }))
 }
 
 fn request(name: &ImageName) -> v1::ImageRequest {

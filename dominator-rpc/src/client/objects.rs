@@ -56,7 +56,7 @@ impl RemoteObjects {
     }
 
     /// Over a connection there is.
-    pub(super) fn over(channel: Channel) -> Self {
+    pub(crate) fn over(channel: Channel) -> Self {
         let client = ObjectServerClient::new(channel).max_decoding_message_size(limits::MESSAGE);
         Self { client, compression: Compression::default() }
     }

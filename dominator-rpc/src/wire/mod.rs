@@ -15,6 +15,7 @@ mod ids;
 mod pack;
 mod pieces;
 mod poll;
+mod replication;
 mod update;
 
 pub(crate) use agent::{
@@ -45,6 +46,7 @@ pub(crate) use poll::{
     Held, details_from, poll_reply, poll_request, poll_request_from, scanned_from, status_from,
     without_numbers,
 };
+pub(crate) use replication::{image_state, image_state_from, replication_status, replication_status_from};
 pub(crate) use update::{
     record, record_from, service_outcome, service_outcome_from, update_reply, update_reply_from,
 };
