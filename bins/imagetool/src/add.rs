@@ -21,6 +21,7 @@ use serde::Serialize;
 
 pub(crate) use crate::tree::{Tree, read as read_tree};
 
+use crate::about::Texts;
 use crate::catalog::from_now;
 use crate::options::AddOptions;
 use crate::source::{Shown, WithTree};
@@ -84,6 +85,8 @@ pub(crate) struct Ready {
     offers: BTreeMap<ObjectId, u64>,
     source: Arc<dyn ObjectSource>,
     hashed: Option<u64>,
+    /// What is kept with the image besides its tree.
+    texts: Texts,
     /// Where an archive's objects lie; removed when dropped.
     _spool: Option<tempfile::TempDir>,
 }
@@ -96,7 +99,7 @@ impl Ready {
         let directories = tree.directories.iter();
         offers.extend(directories.map(|(id, directory)| (id.0, directory.encoded().len() as u64)));
         let source = Arc::new(WithTree::new(tree, contents));
-        Self { offers, source, hashed: None, _spool: None }
+        Self { offers, source, hashed: None, texts: Texts::default(), _spool: None }
     }
 }
 
@@ -112,7 +115,7 @@ pub(crate) async fn send(
     began: Instant,
 ) -> Result<Added, Failure> {
     let during = || format!("can't add {name}");
-    let Ready { offers, source, hashed, _spool } = ready;
+    let Ready { offers, source, hashed, texts, _spool } = ready;
     let objects = server.object_server().await.during(during)?;
     let tree = image.tree_id();
     let bar = byte_bar("sending", 0);
@@ -121,6 +124,8 @@ pub(crate) async fn send(
     let sent = objects.push(&offered, &shown).await;
     let sent = sent.during(|| format!("can't send objects to {}", server.address))?;
     bar.finish_and_clear();
+    let sent_texts = texts.send(&objects).await;
+    sent_texts.during(|| format!("can't send release notes and build log to {}", server.address))?;
     server.images().await.during(during)?.add(name, image).await.during(during)?;
     Ok(Added {
         image: name.to_string(),
@@ -152,8 +157,9 @@ fn prepare(options: &AddOptions) -> Result<(Image, Ready), Failure> {
     }
     warn_of_health(&health, &imported);
     let image = Image::new(imported.snapshot.tree, filter, triggers, imported.xattrs);
-    let image = Image { health, expires_at: options.expires_in.map(from_now), ..image };
-    Ok((image, Ready { offers, source, hashed, _spool: spool }))
+    let expires_at = options.expires_in.map(from_now);
+    let (image, texts) = options.about.describe(Image { health, expires_at, ..image })?;
+    Ok((image, Ready { offers, source, hashed, texts, _spool: spool }))
 }
 
 /// A check whose program is not part of the image fails on every machine, unless it lies where the image does not reach.

@@ -1,10 +1,13 @@
 //! Adds, shows, gets, compares and deletes images on an image server.
 #![forbid(unsafe_code)]
 
+mod about;
 mod add;
+mod build;
 mod catalog;
 mod compress;
 mod diff;
+mod directories;
 mod garbage;
 mod get;
 mod lint;
@@ -13,6 +16,7 @@ mod look;
 mod make;
 mod merge;
 mod options;
+mod origin;
 mod progress;
 mod replication;
 mod required;
@@ -21,7 +25,10 @@ mod source;
 mod text;
 mod tree;
 
+pub use about::AboutOptions;
+pub use build::Built;
 pub use catalog::Catalog;
+pub use directories::{ChownOptions, Directory, MkdirOptions, Owner};
 pub use look::{Look, Save};
 pub use make::Make;
 pub use options::{AddOptions, Command, Options};
@@ -58,7 +65,7 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
     let server = Server { tls, address: image_server.to_string(), compression, format: output.format() };
     match command {
         Command::Add(options) => {
-            show(&add::add(&server, options).await?, server.format)?;
+            show(&add::add(&server, *options).await?, server.format)?;
         }
         Command::Show { name } => server.show(&name).await?,
         Command::Get { name, directory } => {
@@ -67,6 +74,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Failure> {
         Command::Check { name } => return Ok(answer(NAME, server.check(&name).await)),
         Command::Diff { left, right } => return Ok(answer(NAME, server.diff(&left, &right).await)),
         Command::Delete { name } => server.delete(&name).await?,
+        Command::Directory(directory) => return directory.run(&server).await,
+        Command::Built(built) => return built.run(&server).await,
         Command::Catalog(catalog) => return catalog.run(&server).await,
         Command::Look(look) => return look.run(&server).await,
         Command::Make(make) => return make.run(&server).await,

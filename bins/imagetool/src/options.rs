@@ -11,8 +11,11 @@ use dominator_daemon::tls::TlsOptions;
 use dominator_daemon::value::{Duration, HostPort};
 use dominator_daemon::xattrs::XattrOptions;
 
+use crate::about::AboutOptions;
+use crate::build::Built;
 use crate::catalog::Catalog;
 use crate::compress::Compress;
+use crate::directories::Directory;
 use crate::look::{Look, Save};
 use crate::make::Make;
 use crate::text::Text;
@@ -57,7 +60,7 @@ pub enum Command {
     /// Add an image made of a directory or a tar archive
     ///
     /// Only objects the server lacks are sent. Paths that match the filter are not taken in.
-    Add(AddOptions),
+    Add(Box<AddOptions>),
     /// Find images, and follow which there are.
     #[command(flatten)]
     Catalog(Catalog),
@@ -100,6 +103,8 @@ pub enum Command {
     #[command(flatten)]
     Make(Make),
     /// Delete an image; its name is never free again
+    ///
+    /// Whoever added it may, for whom it was made, its owners, the group that owns its directory, and who has the power.
     Delete {
         /// Which image
         name: ImageName,
@@ -142,6 +147,12 @@ pub enum Command {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<ImageName>,
     },
+    /// What is done with directories of images.
+    #[command(flatten)]
+    Directory(Directory),
+    /// What is known of how an image was built.
+    #[command(flatten)]
+    Built(Built),
 }
 
 /// What to add.
@@ -173,6 +184,9 @@ pub struct AddOptions {
     /// What is remembered of the tree.
     #[command(flatten)]
     pub cache: CacheOptions,
+    /// What is said of it besides.
+    #[command(flatten)]
+    pub about: AboutOptions,
 }
 
 /// An absolute path of an image; names are bytes.

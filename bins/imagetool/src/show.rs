@@ -13,6 +13,8 @@ use dominator_daemon::report::Show;
 use dominator_daemon::value::{HumanBytes, rfc3339_at};
 use serde::Serialize;
 
+use crate::origin::Origin;
+
 /// An image as `imagetool show` shows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Summary {
@@ -29,6 +31,9 @@ pub(crate) struct Summary {
     expires_at: Option<String>,
     annotations: BTreeMap<String, String>,
     tags: BTreeMap<String, String>,
+    /// Whose it is and where it comes from.
+    #[serde(flatten)]
+    origin: Origin,
     /// How many names of each kind there are.
     counts: Counts,
     /// Inodes with several names.
@@ -115,6 +120,7 @@ impl Summary {
             expires_at: image.expires_at.map(rfc3339_at),
             annotations: image.annotations.clone(),
             tags: image.tags.clone(),
+            origin: Origin::of(image),
             counts: Counts::of(tree),
             hard_link_sets: count(tree.links.iter().count()),
             objects: count(objects.len()),
@@ -166,6 +172,7 @@ impl Show for Summary {
         for (title, map) in [("note", &self.annotations), ("tag", &self.tags)] {
             map.iter().try_for_each(|(key, value)| writeln!(out, "{title:<8} {key} = {value}"))?;
         }
+        self.origin.text(out)?;
         let Counts { directories, files, computed, symlinks, special } = &self.counts;
         writeln!(
             out,

@@ -98,6 +98,14 @@ impl Lab {
         self.certificate_of("CA", name, user, methods)
     }
 
+    /// The same with these flags of `make-cert` besides.
+    pub fn certificate_with(&self, name: &str, user: &str, methods: &str, flags: &[&str]) -> Certificate {
+        let mut command = Command::new(binary("make-cert"));
+        command.current_dir(self.directory.path()).args(["CA", name, "AUTO", user, methods]).args(flags);
+        Outcome::of(&mut command).success();
+        self.made(name)
+    }
+
     /// A certificate of another authority; its holder believes `CA`.
     pub fn certificate_of(&self, authority: &str, name: &str, user: &str, methods: &str) -> Certificate {
         let mut command = Command::new(binary("make-cert"));

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::{Access, Identity, Method, People};
 use crate::image::ImageName;
+use crate::namespace::DirectoryName;
 
 /// "May this caller call that method?", with all that the answer depends on but what the call touches.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,8 @@ pub enum Target<'a> {
     Machine(&'a BTreeMap<String, String>),
     /// An image.
     Image(&'a ImageName),
+    /// A directory of images.
+    ImageDirectory(&'a DirectoryName),
     /// All machines.
     Fleet,
 }
@@ -54,6 +57,7 @@ impl fmt::Display for Target<'_> {
             Self::Nothing => f.write_str("nothing"),
             Self::Machine(_) => f.write_str("this machine"),
             Self::Image(name) => write!(f, "image {name}"),
+            Self::ImageDirectory(name) => write!(f, "directory {name}"),
             Self::Fleet => f.write_str("all machines"),
         }
     }
@@ -379,10 +383,12 @@ mod tests {
         fn decide(&self) -> Decision {
             let Self { access, powers, trusted, owners, .. } = self;
             let (access, powers, method, caller) = (*access, *powers, &update(), self.caller.as_ref());
+            let directory = DirectoryName::of(&self.image);
             let target = match self.target {
                 0 => Target::Nothing,
                 1 => Target::Machine(&self.tags),
                 2 => Target::Image(&self.image),
+                3 => Target::ImageDirectory(&directory),
                 _ => Target::Fleet,
             };
             decide(&Question { method, access, caller, powers, trusted, owners }, target)
@@ -443,7 +449,7 @@ mod tests {
         let powers = prop::sample::select(vec![Powers::Used, Powers::Waived]);
         let tags = prop::collection::btree_map("[kl]", "[xy]", 0..3);
         let image = "[de]/[0-9]".prop_map(|name| name.parse().unwrap());
-        (prop::option::of(identity()), access, powers, people(), people(), tags, image, 0_u8..4).prop_map(
+        (prop::option::of(identity()), access, powers, people(), people(), tags, image, 0_u8..5).prop_map(
             |(caller, access, powers, trusted, owners, tags, image, target)| Case {
                 caller,
                 access,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Target;
 use crate::image::ImageName;
+use crate::namespace::DirectoryName;
 
 /// Machines and images to which the methods of a certificate are limited.
 ///
@@ -24,6 +25,7 @@ impl Scope {
             Target::Nothing => true,
             Target::Machine(tags) => self.has_machine(tags),
             Target::Image(name) => self.has_image(name),
+            Target::ImageDirectory(name) => self.has_directory(name),
             Target::Fleet => self.has_all_machines(),
         }
     }
@@ -35,8 +37,18 @@ impl Scope {
 
     /// Whether methods are granted for this image.
     pub fn has_image(&self, image: &ImageName) -> bool {
+        self.has_below(image.as_str())
+    }
+
+    /// Whether methods are granted for this directory of images: it is below one that is named. Whose that one itself is
+    /// remains for others to say.
+    pub fn has_directory(&self, directory: &DirectoryName) -> bool {
+        self.has_below(directory.as_str())
+    }
+
+    fn has_below(&self, name: &str) -> bool {
         let below = |directory: &String| {
-            image.as_str().strip_prefix(directory.as_str()).is_some_and(|rest| rest.starts_with('/'))
+            name.strip_prefix(directory.as_str()).is_some_and(|rest| rest.starts_with('/'))
         };
         self.directories.is_empty() || self.directories.iter().any(below)
     }
@@ -70,5 +82,8 @@ mod tests {
         assert!(!scope.has_machine(&tags(&[("tier", "back"), ("site", "a")])) && !scope.has_all_machines());
         assert!(scope.has_image(&image("base/1")) && scope.has_image(&image("base/more/1")));
         assert!(!scope.has_image(&image("based/1")) && !scope.has_image(&image("base")));
+        let has = |scope: &Scope, name: &str| scope.has_directory(&name.parse().unwrap());
+        assert!(has(&scope, "base/more") && has(&free, "base") && has(&free, "."));
+        assert!(!has(&scope, "base") && !has(&scope, "based/more") && !has(&scope, "."));
     }
 }

@@ -1,6 +1,7 @@
 //! Images by their name: one file each, a manifest and its digest, beside the [`ObjectStore`] that has the rest.
 
 mod check;
+mod directories;
 mod ending;
 mod fsck;
 mod garbage;
@@ -36,6 +37,7 @@ use crate::seam::{At, Kernel, Remove, Seam};
 /// at once.
 ///
 /// A name that was used is never free again: what is left of a deleted image is a tombstone, which says which image it was.
+/// Directories of images are directories, and each may belong to a group.
 #[derive(Clone)]
 pub struct ImageStore(Arc<Inner>);
 
@@ -81,6 +83,7 @@ impl ImageStore {
             walk(home.as_fd(), &mut Vec::new(), 0, &mut |dir, name, _| {
                 if name.ends_with(b"~") { seam.remove(At::new(dir, name), Remove::File) } else { Ok(()) }
             })?;
+            directories::clear(&*seam, home.as_fd(), 0)?;
             Ok(home)
         };
         let home = open().map_err(|error| {
@@ -232,8 +235,8 @@ impl ImageStore {
         let contents = Self::file_of(image)?;
         let _changing = self.changing();
         self.vacant(name)?;
+        let (dir, file) = self.place_for(name)?;
         let write = || {
-            let (dir, file) = self.place_for(name)?;
             publish::bytes(
                 &*self.0.seam,
                 dir.as_fd(),
@@ -259,20 +262,13 @@ impl ImageStore {
     }
 
     /// Opens the directory for a new image, made with those above it where they are missing.
-    fn place_for<'a>(&self, name: &'a ImageName) -> io::Result<(OwnedFd, &'a str)> {
-        let mut dir = home::directory(&self.0.home, b".")?;
-        let (directories, file) = split(name);
-        for part in directories.split('/').filter(|part| *part != ".") {
-            dir = home::directory_or_new(&*self.0.seam, &dir, part.as_bytes()).map_err(|error| {
-                if error.kind() == io::ErrorKind::NotADirectory { beside(part) } else { error }
-            })?;
-        }
-        match self.0.seam.remove(At::new(dir.as_fd(), file.as_bytes()), Remove::Directory) {
-            // A directory no image is in any more, or never was, gives way.
-            Ok(()) => Ok((dir, file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((dir, file)),
-            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(beside(file)),
-            Err(error) => Err(error),
+    fn place_for<'a>(&self, name: &'a ImageName) -> Result<(OwnedFd, &'a str), ImageError> {
+        let dir = self.directory_for(&name.directory())?;
+        let (_, file) = split(name);
+        match home::directory(&dir, file.as_bytes()) {
+            Ok(_) => Err(failed(format!("image {name} can't be added"), beside(file))),
+            Err(error) if is_absent(&error) => Ok((dir, file)),
+            Err(error) => Err(failed(format!("image {name} can't be added"), error)),
         }
     }
 

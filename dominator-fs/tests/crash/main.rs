@@ -9,6 +9,7 @@
 )]
 
 mod conflicts;
+mod directories;
 mod images;
 mod objects;
 mod play;

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use dominator_core::auth::{Denied, Ground, Identity, Method, Powers, Target, decide};
 use dominator_core::image::ImageName;
+use dominator_core::namespace::{self, Change, DirectoryName, NotYours, Right};
 use tonic::{Request, Status};
 
 use super::layer::Door;
@@ -144,17 +145,27 @@ impl Caller {
         self.ask(Target::Image(name), &format_args!("image {name}"))
     }
 
-    /// Whether it may touch an image, with powers or because it `owns` it.
+    /// Whether it may touch a directory of images.
     ///
     /// # Errors
     /// The answer to the caller, when it may not.
-    pub fn may_own_image(
+    pub fn may_directory(&self, name: &DirectoryName) -> Result<Permit, Status> {
+        self.ask(Target::ImageDirectory(name), &format_args!("directory {name}"))
+    }
+
+    /// By what right it may change something among images that it may touch: with powers, or because it is its own. `what`
+    /// says what would have to be.
+    ///
+    /// # Errors
+    /// The answer to the caller, when it may not.
+    pub fn may_change(
         &self,
-        name: &ImageName,
-        owns: impl FnOnce(&Identity) -> bool,
-    ) -> Result<Permit, Status> {
-        let what = format_args!("image {name}");
-        self.ask(Target::Image(name), &what).and_then(|permit| self.owned(permit, &what, owns))
+        permit: Permit,
+        what: &dyn fmt::Display,
+        change: Change<'_>,
+    ) -> Result<Right, Status> {
+        namespace::may(self.identity(), permit.ground.has_power(), change)
+            .map_err(|NotYours| self.not_owner(what))
     }
 
     /// Whether it may touch the machine `name` that has these tags.
@@ -237,8 +248,12 @@ impl Caller {
         if permit.ground.has_power() || self.identity().is_some_and(owns) {
             return Ok(permit);
         }
+        Err(self.not_owner(what))
+    }
+
+    fn not_owner(&self, what: &dyn fmt::Display) -> Status {
         let (user, method) = (self.user().to_owned(), self.method().clone());
-        Err(self.refused(&Denied::NotOwner { user, method, target: what.to_string() }))
+        self.refused(&Denied::NotOwner { user, method, target: what.to_string() })
     }
 
     fn refused(&self, denied: &Denied) -> Status {

@@ -10,7 +10,7 @@ const PUBLIC_CHANGES: Rule = Rule::CHANGES.open_to(Access::Public);
 ///
 /// OFF-SPEC: the reference lets every identity poll agents; here a certificate must list `Subd.Poll`, as the answer
 /// tells what is installed on a machine.
-const TABLE: [(&str, Rule, Reach); 51] = [
+const TABLE: [(&str, Rule, Reach); 56] = [
     // Public, as in the reference, are these three: the handler asks whether the machine is the caller's.
     // OFF-SPEC: the reference's root without a certificate is nobody here.
     ("Dominator.ClearSafetyShutoff", PUBLIC_CHANGES, NamedMachines),
@@ -28,8 +28,12 @@ const TABLE: [(&str, Rule, Reach); 51] = [
     ("ImageServer.AddImageTrusted", CHANGES, NamedImages),
     // Public, as in the reference: the handler asks whether the image is the caller's, and how far off he may put its end.
     ("ImageServer.ChangeImageExpiration", PUBLIC_CHANGES, NamedImages),
+    ("ImageServer.CheckDirectory", PUBLIC_READS, NamedImages),
     ("ImageServer.CheckImage", PUBLIC_READS, NamedImages),
-    // Public, as in the reference: the handler asks whether the caller made or owns the image.
+    // Public, as in the reference: the handler asks for the group above, or for both groups.
+    ("ImageServer.ChownDirectory", PUBLIC_CHANGES, NamedImages),
+    ("ImageServer.DeleteDirectory", CHANGES, NamedImages),
+    // Public, as in the reference: the handler asks whether the image or its directory is the caller's.
     ("ImageServer.DeleteImage", PUBLIC_CHANGES, NamedImages),
     // What no image needs is nobody's.
     ("ImageServer.DeleteUnreferencedObjects", CHANGES, Nothing),
@@ -42,11 +46,15 @@ const TABLE: [(&str, Rule, Reach); 51] = [
     ("ImageServer.GetImageUpdates", PUBLIC_READS, Nothing),
     ("ImageServer.GetObjectStatisticsForImages", PUBLIC_READS, NamedImages),
     ("ImageServer.GetReplicationMaster", PUBLIC_READS, Nothing),
+    ("ImageServer.ListDirectories", PUBLIC_READS, Nothing),
     // Names of images are no secret: scopes limit powers, and this needs none.
     ("ImageServer.ListImages", PUBLIC_READS, Nothing),
     ("ImageServer.ListSelectedImages", PUBLIC_READS, Nothing),
     // Nor what no image needs.
     ("ImageServer.ListUnreferencedObjects", PUBLIC_READS, Nothing),
+    // OFF-SPEC: the reference means it for the group that owns the directory above, but lets only those call it whose
+    // certificate lists it. Here the handler asks for that group.
+    ("ImageServer.MakeDirectory", PUBLIC_CHANGES, NamedImages),
     ("Introspection.ListMethods", PUBLIC_READS, Nothing),
     // What a log says of a machine is for those who may look after it.
     ("Logger.GetLevel", READS, ThisMachine),

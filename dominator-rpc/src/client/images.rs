@@ -8,9 +8,10 @@ use bytes::Bytes;
 use dominator_core::auth::Role;
 use dominator_core::catalog::{ExpiryChange, Latest, Position, Selection};
 use dominator_core::image::{Image, ImageName, ImageState};
+use dominator_core::namespace::{DirectoryName, GroupName, ImageDirectory};
 use dominator_core::object::ObjectId;
 use dominator_core::port::{
-    Cause, Collected, ImageError, ImageStore, ImageUpdates, ObjectStatistics, Share, Unreferenced,
+    Cause, Collected, ImageError, ImageStore, ImageUpdates, ObjectStatistics, Parents, Share, Unreferenced,
 };
 use dominator_core::tree::{Directory, DirectoryId, DirectoryMap, LinkSets, Snapshot};
 use futures_util::{Stream, stream};
@@ -198,6 +199,59 @@ impl ImageStore for RemoteImages {
 
     async fn change_expiry(&self, name: &ImageName, change: &ExpiryChange) -> Result<(), ImageError> {
         catalog::change_expiry(self, name, change.to).await
+    }
+
+    async fn directories(&self) -> Result<Vec<ImageDirectory>, ImageError> {
+        let failed = |status| image_error("listing directories failed", status);
+        let mut client = self.client.clone();
+        let answer = within(limits::CALL, client.list_directories(v1::Empty {})).await.map_err(failed)?;
+        let (mut answer, mut directories) = (answer.into_inner(), Vec::new());
+        while let Some(message) = next(&mut answer).await.map_err(failed)? {
+            if directories.len() + message.directories.len() > limits::IMAGES {
+                return Err(failed(Status::resource_exhausted("more directories than can be")));
+            }
+            for directory in &message.directories {
+                directories.push(wire::directory_from(directory).map_err(failed)?);
+            }
+        }
+        Ok(directories)
+    }
+
+    async fn directory(&self, name: &DirectoryName) -> Result<ImageDirectory, ImageError> {
+        let failed = |status| image_error("the check failed", status);
+        let mut client = self.client.clone();
+        let request = v1::DirectoryRequest { name: name.to_string() };
+        let answer = within(limits::CALL, client.check_directory(request)).await.map_err(failed)?;
+        match &answer.get_ref().directory {
+            Some(directory) => wire::directory_from(directory).map_err(failed),
+            None => Err(ImageError::NoDirectory { name: name.clone() }),
+        }
+    }
+
+    async fn make_directory(&self, name: &DirectoryName, parents: Parents) -> Result<(), ImageError> {
+        let mut client = self.client.clone();
+        let request = v1::MakeDirectoryRequest { name: name.to_string(), parents: parents == Parents::Made };
+        let answer = within(limits::STALL, client.make_directory(request)).await;
+        answer.map(drop).map_err(|status| image_error("making the directory failed", status))
+    }
+
+    async fn chown_directory(
+        &self,
+        name: &DirectoryName,
+        group: Option<GroupName>,
+    ) -> Result<(), ImageError> {
+        let mut client = self.client.clone();
+        let owner_group = wire::group(group.as_ref());
+        let request = v1::ChownDirectoryRequest { name: name.to_string(), owner_group };
+        let answer = within(limits::STALL, client.chown_directory(request)).await;
+        answer.map(drop).map_err(|status| image_error("giving the directory to a group failed", status))
+    }
+
+    async fn delete_directory(&self, name: &DirectoryName) -> Result<(), ImageError> {
+        let mut client = self.client.clone();
+        let request = v1::DirectoryRequest { name: name.to_string() };
+        let answer = within(limits::STALL, client.delete_directory(request)).await;
+        answer.map(drop).map_err(|status| image_error("deleting the directory failed", status))
     }
 }
 

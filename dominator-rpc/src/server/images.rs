@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use dominator_core::auth::Identity;
 use dominator_core::catalog::{ExpiryLimits, Selection};
 use dominator_core::image::{Image, ImageName};
 use dominator_core::object::ObjectId;
@@ -16,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::catalog::{Catalog, in_batches};
 use super::driven::Driven;
+use super::namespace::Namespace;
 use super::turns::Turns;
 use super::{Answer, garbage, next, permit};
 use crate::auth::{Caller, Gate, Permit};
@@ -29,6 +29,7 @@ use crate::{limits, v1};
 pub(super) struct ImageService {
     images: Gate<Arc<dyn ImageStore>>,
     catalog: Catalog,
+    namespace: Namespace,
     turns: Turns,
 }
 
@@ -141,8 +142,8 @@ impl ImageServer for ImageService {
     async fn delete_image(&self, request: Request<v1::ImageRequest>) -> Result<Response<v1::Empty>, Status> {
         let name = wire::image_name(&request.get_ref().name)?;
         let caller = Caller::of(&request)?;
-        let image = self.image(caller.may_image(&name)?, &name).await?;
-        let permit = caller.may_own_image(&name, |identity| owns(identity, &image))?;
+        let permit = caller.may_image(&name)?;
+        self.namespace.may_change_image(caller, permit, &name).await?;
         self.images.open(permit).delete(&name).await.map_err(|error| image_status(&error))?;
         Ok(Response::new(v1::Empty {}))
     }
@@ -162,8 +163,8 @@ impl ImageServer for ImageService {
     ) -> Result<Response<v1::Empty>, Status> {
         let name = wire::image_name(&request.get_ref().name)?;
         let caller = Caller::of(&request)?;
-        let image = self.image(caller.may_image(&name)?, &name).await?;
-        let permit = caller.may_own_image(&name, |identity| owns(identity, &image))?;
+        let permit = caller.may_image(&name)?;
+        self.namespace.may_change_image(caller, permit, &name).await?;
         self.catalog.change_expiry(permit, &name, request.get_ref().expires_at).await
     }
 
@@ -227,25 +228,56 @@ impl ImageServer for ImageService {
     ) -> Result<Response<v1::ObjectStatistics>, Status> {
         garbage::statistics(&self.images, &request).await
     }
+
+    async fn check_directory(
+        &self,
+        request: Request<v1::DirectoryRequest>,
+    ) -> Result<Response<v1::CheckDirectoryReply>, Status> {
+        self.namespace.check(request).await
+    }
+
+    async fn chown_directory(
+        &self,
+        request: Request<v1::ChownDirectoryRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        self.namespace.chown(request).await
+    }
+
+    async fn delete_directory(
+        &self,
+        request: Request<v1::DirectoryRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        self.namespace.delete(request).await
+    }
+
+    type ListDirectoriesStream = Answer<v1::ListDirectoriesReply>;
+
+    async fn list_directories(
+        &self,
+        request: Request<v1::Empty>,
+    ) -> Result<Response<Self::ListDirectoriesStream>, Status> {
+        self.namespace.list(permit(&request)?).await
+    }
+
+    async fn make_directory(
+        &self,
+        request: Request<v1::MakeDirectoryRequest>,
+    ) -> Result<Response<v1::Empty>, Status> {
+        self.namespace.make(request).await
+    }
 }
 
 impl ImageService {
     /// Serves `images`; `clock` dates those that are added, and `expiry` is how far off an end may be put.
     pub(super) fn new(images: Arc<dyn ImageStore>, clock: fn() -> SystemTime, expiry: ExpiryLimits) -> Self {
         let catalog = Catalog::new(images.clone(), clock, expiry);
-        Self { images: Gate::new(images), catalog, turns: Turns::new(limits::TREES_OF_ADDRESS) }
+        let namespace = Namespace::new(images.clone());
+        Self { images: Gate::new(images), catalog, namespace, turns: Turns::new(limits::TREES_OF_ADDRESS) }
     }
 
     async fn image(&self, permit: Permit, name: &ImageName) -> Result<Arc<Image>, Status> {
         self.images.open(permit).image(name).await.map_err(|error| image_status(&error))
     }
-}
-
-/// Whether an image is somebody's: its maker's, or an owner's.
-fn owns(identity: &Identity, image: &Image) -> bool {
-    image.created_by == identity.user
-        || image.owner_users.contains(&identity.user)
-        || image.owner_groups.iter().any(|group| identity.groups.contains(group))
 }
 
 async fn new_name(parts: &mut Streaming<v1::AddImageRequest>) -> Result<ImageName, Status> {

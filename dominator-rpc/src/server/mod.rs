@@ -9,6 +9,7 @@ mod health;
 mod images;
 mod introspection;
 mod logger;
+mod namespace;
 mod objects;
 mod rates;
 mod subd;

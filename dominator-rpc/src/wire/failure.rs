@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dominator_core::image::ImageName;
+use dominator_core::namespace::DirectoryName;
 use dominator_core::object::ObjectId;
 use dominator_core::port::{
     AgentError, Cause, Chain, FetchRequest, ImageError, SourceFailure, StoreError, Unreachable,
@@ -153,6 +154,14 @@ pub(crate) fn image_status(error: &ImageError) -> Status {
         ImageError::Expiry(refusal) => {
             (Code::FailedPrecondition, super::expiry_refusal(refusal).map(Kind::Expiry))
         }
+        ImageError::NoDirectory { name } => (Code::NotFound, Some(Kind::NoDirectory(name.to_string()))),
+        ImageError::DirectoryExists { name } => {
+            (Code::AlreadyExists, Some(Kind::DirectoryExists(name.to_string())))
+        }
+        ImageError::DirectoryNotEmpty { name } => {
+            (Code::FailedPrecondition, Some(Kind::DirectoryNotEmpty(name.to_string())))
+        }
+        ImageError::Unsupported => (Code::Unimplemented, Some(Kind::Unsupported(true))),
         ImageError::Malformed(cause) => {
             return status(Code::InvalidArgument, text(cause), Some(Kind::MalformedImage(true)));
         }
@@ -160,7 +169,6 @@ pub(crate) fn image_status(error: &ImageError) -> Status {
         ImageError::Unreachable(cause) => {
             return status(Code::Unavailable, text(cause), Some(Kind::Unreachable(true)));
         }
-        ImageError::Unsupported => (Code::Unimplemented, None),
         ImageError::Failed { .. } | _ => (Code::Internal, None),
     };
     status(code, text(error), kind)
@@ -213,6 +221,7 @@ pub(crate) fn store_error(tried: &'static str, status: Status) -> StoreError {
 /// What a status is to who asked an image server. `tried` is what was asked for.
 pub(crate) fn image_error(tried: &'static str, status: Status) -> ImageError {
     let named = |name: &str| name.parse::<ImageName>().ok();
+    let directory = |name: &str| name.parse::<DirectoryName>().ok();
     let error = match kind(&status) {
         Some(Kind::ImageNotFound(name)) => named(&name).map(|name| ImageError::NotFound { name }),
         Some(Kind::ImageExists(name)) => named(&name).map(|name| ImageError::Exists { name }),
@@ -222,6 +231,14 @@ pub(crate) fn image_error(tried: &'static str, status: Status) -> ImageError {
             ImageError::Incomplete { first, count }
         }),
         Some(Kind::Expiry(refusal)) => super::expiry_refusal_from(&refusal).map(ImageError::Expiry),
+        Some(Kind::NoDirectory(name)) => directory(&name).map(|name| ImageError::NoDirectory { name }),
+        Some(Kind::DirectoryExists(name)) => {
+            directory(&name).map(|name| ImageError::DirectoryExists { name })
+        }
+        Some(Kind::DirectoryNotEmpty(name)) => {
+            directory(&name).map(|name| ImageError::DirectoryNotEmpty { name })
+        }
+        Some(Kind::Unsupported(_)) => Some(ImageError::Unsupported),
         Some(Kind::MalformedImage(_)) => Some(ImageError::Malformed(Cause::new(said(&status)))),
         _ => None,
     };

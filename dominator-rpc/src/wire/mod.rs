@@ -30,7 +30,7 @@ pub(crate) use codec::Codec;
 pub(crate) use collect::{Collector, chunks, decode};
 pub(crate) use compress::{Packing, Presses};
 pub(crate) use condition::{removed, removed_from};
-pub(crate) use directory::{directory, directory_from, directory_name};
+pub(crate) use directory::{directory, directory_from, directory_name, group, group_from};
 pub(crate) use failure::{
     agent_error, agent_status, cause, image_error, image_status, invalid, is_refusal, readable, said,
     store_error, store_status, text,

@@ -18,7 +18,7 @@ impl ImageStore {
     pub(super) fn fill_catalog(&self) -> Result<(), ImageError> {
         let names = self.list()?.into_iter();
         let known = names.map(|name| (self.entry(&name), name));
-        self.0.catalog.fill([], known.map(|(entry, name)| (name, entry)));
+        self.0.catalog.fill(self.known_directories()?, known.map(|(entry, name)| (name, entry)));
         Ok(())
     }
 

@@ -5,8 +5,9 @@ use async_trait::async_trait;
 use dominator_core::catalog::{ExpiryChange, Latest, Position, Selection};
 use dominator_core::garbage::Thresholds;
 use dominator_core::image::{Image, ImageName, ImageState};
+use dominator_core::namespace::{DirectoryName, GroupName, ImageDirectory};
 use dominator_core::port::{
-    self, Collected, ImageError, ImageUpdates, ObjectStatistics, Share, Unreferenced,
+    self, Collected, ImageError, ImageUpdates, ObjectStatistics, Parents, Share, Unreferenced,
 };
 use dominator_core::tree::Snapshot;
 use futures_util::StreamExt as _;
@@ -163,5 +164,33 @@ impl port::ImageStore for LocalImages {
 
     async fn statistics(&self, names: Vec<ImageName>) -> Result<ObjectStatistics, ImageError> {
         self.look_through(move |store| store.statistics(&names)).await
+    }
+
+    async fn directories(&self) -> Result<Vec<ImageDirectory>, ImageError> {
+        self.run(ImageStore::directories).await
+    }
+
+    async fn directory(&self, name: &DirectoryName) -> Result<ImageDirectory, ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.directory(&name)).await
+    }
+
+    async fn make_directory(&self, name: &DirectoryName, parents: Parents) -> Result<(), ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.make_directory(&name, parents)).await
+    }
+
+    async fn chown_directory(
+        &self,
+        name: &DirectoryName,
+        group: Option<GroupName>,
+    ) -> Result<(), ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.chown_directory(&name, group).map(drop)).await
+    }
+
+    async fn delete_directory(&self, name: &DirectoryName) -> Result<(), ImageError> {
+        let name = name.clone();
+        self.run(move |store| store.delete_directory(&name).map(drop)).await
     }
 }
