@@ -83,6 +83,8 @@ impl UnderWay {
                 // What follows the rest of an object is asked for anew.
                 Ok(None) if self.is_whole() => self.reopen().await?,
                 Ok(None) => return Err(StoreError::Protocol("the stream ends within an object".into())),
+                // Everything came; what broke then is nothing to wait for.
+                Err(_) if self.is_whole() && self.wanted.is_empty() => return Ok(None),
                 Err(error) => {
                     self.survive(error).await?;
                     self.reopen().await?;
