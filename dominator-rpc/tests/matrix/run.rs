@@ -413,7 +413,10 @@ pub async fn channel(stream: TlsStream<TcpStream>) -> io::Result<Channel> {
     Ok(Endpoint::from_static("http://raw").connect_with_connector(connect).await.unwrap())
 }
 
-/// Calls `method`, as in `Subd.Poll`, with an empty message, to the end of the answer; where an image is to be added, with
+/// What is answered without end: the beginning is enough.
+const ENDLESS: [&str; 2] = ["ImageServer.GetFilteredImageUpdates", "ImageServer.GetImageUpdates"];
+
+/// Calls `method`, as in `Subd.Poll`, with an empty message, to the end of the answer if it has one; where an image is to be added, with
 /// its name.
 pub async fn asked(channel: &Channel, method: &str) -> Result<(), (Code, String)> {
     asked_with(Powers::Used, channel, method).await
@@ -437,7 +440,7 @@ async fn ask(
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let codec = tonic_prost::ProstCodec::<v1::AddImageRequest, v1::Empty>::default();
     let mut answer = client.streaming(request, path(method).parse().unwrap(), codec).await?.into_inner();
-    while answer.message().await?.is_some() {}
+    while answer.message().await?.is_some() && !ENDLESS.contains(&method) {}
     Ok(())
 }
 
